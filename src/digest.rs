@@ -1,0 +1,95 @@
+//! BLAKE3 content digests, written `blake3:<64 hex digits>`.
+
+use std::{fmt, path::Path, str::FromStr};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+/// The digest of some content.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(String);
+
+const PREFIX: &str = "blake3:";
+
+impl Digest {
+    /// Digest of bytes in memory.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(blake3::hash(bytes).to_hex().to_string())
+    }
+
+    /// Digest of one file's content.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn of_file(path: &Path) -> anyhow::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        Ok(Self(hasher.finalize().to_hex().to_string()))
+    }
+
+    /// Digest of a file, or of a folder as the sorted list of its files' paths and digests.
+    ///
+    /// # Errors
+    /// When something below `path` cannot be read.
+    pub fn of_path(path: &Path) -> anyhow::Result<Self> {
+        if path.is_dir() {
+            let mut hasher = blake3::Hasher::new();
+            for entry in walkdir::WalkDir::new(path).follow_links(true).sort_by_file_name() {
+                let entry = entry.with_context(|| format!("cannot read folder `{}`", path.display()))?;
+                if entry.file_type().is_file() {
+                    let relative = entry.path().strip_prefix(path).expect("walkdir stays below its root");
+                    let name = relative.to_string_lossy();
+                    hasher.update(&(name.len() as u64).to_le_bytes());
+                    hasher.update(name.as_bytes());
+                    hasher.update(Self::of_file(entry.path())?.0.as_bytes());
+                }
+            }
+            Ok(Self(hasher.finalize().to_hex().to_string()))
+        } else {
+            Self::of_file(path)
+        }
+    }
+
+    /// The hex digits, without the prefix: safe as a file name.
+    pub fn hex(&self) -> &str {
+        &self.0
+    }
+
+    /// The first twelve hex digits, for people.
+    pub fn short(&self) -> &str {
+        &self.0[..12]
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}", self.0)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let hex =
+            text.strip_prefix(PREFIX).ok_or_else(|| format!("`{text}` does not start with `{PREFIX}`"))?;
+        if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            Ok(Self(hex.to_owned()))
+        } else {
+            Err(format!("`{text}` is not `{PREFIX}` and 64 lower-case hex digits"))
+        }
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}

@@ -1,0 +1,15 @@
+//! Evergraft trains an adapter once on an old base model and carries it to the updated base.
+//!
+//! Data flows one way; no stage skips another:
+//!
+//! ```text
+//! recipe text -> Recipe (spans) -> Plan (petgraph) -> per node StepKey -> cache lookup
+//!   -> step runs in a temp dir -> fsync, rename -> Record (the one commit point)
+//!   -> digests feed the children's keys -> events, run.json -> report
+//! ```
+
+pub mod digest;
+pub mod error;
+pub mod params;
+pub mod progress;
+pub mod steps;

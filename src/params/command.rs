@@ -1,0 +1,61 @@
+//! `uses: command`: any program with declared inputs and outputs.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{ArtifactRef, Problem, SourceFile, StepParams};
+
+/// Parameters of a `command` step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommandParams {
+    /// A shell line (`sh -e -c`), run in the step's own empty folder.
+    pub run: String,
+    /// Files and folders that the line reads. Each is given as the environment variable
+    /// `INPUT_<n>` (from 1) and as `$INPUTS`, one absolute path a line.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<SourceFile>,
+    /// Steps whose artifacts the line reads: `STEP_<NAME>` holds each one's folder.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub steps: BTreeMap<String, ArtifactRef>,
+    /// Files and folders that the line must make, relative to its folder.
+    pub outputs: Vec<String>,
+    /// More environment variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+impl StepParams for CommandParams {
+    const KIND: &'static str = "command";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Run a shell line in its own folder, with declared inputs and outputs.";
+
+    fn files(&self) -> Vec<(&'static str, &SourceFile)> {
+        self.inputs.iter().map(|file| ("inputs", file)).collect()
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.run.trim().is_empty() {
+            problems.push(Problem::new("run", "is empty"));
+        }
+        if self.outputs.is_empty() {
+            problems.push(Problem::new("outputs", "names no file").hint("outputs: [result.txt]"));
+        }
+        for (index, output) in self.outputs.iter().enumerate() {
+            let inside = !output.is_empty()
+                && std::path::Path::new(output)
+                    .components()
+                    .all(|part| matches!(part, std::path::Component::Normal(_)));
+            if !inside {
+                problems.push(
+                    Problem::new(format!("outputs.{index}"), format!("`{output}` leaves the step's folder"))
+                        .hint("give a relative path without `..`"),
+                );
+            }
+        }
+        problems
+    }
+}

@@ -1,0 +1,133 @@
+//! Types shared by the parameters of several step kinds.
+
+use std::path::PathBuf;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+
+/// What every step kind's parameter type tells the planner.
+pub trait StepParams: DeserializeOwned + Serialize + JsonSchema {
+    /// The word after `uses:`.
+    const KIND: &'static str;
+    /// Bumped by hand whenever the step's output bytes change for the same inputs.
+    const VERSION: u32;
+    /// Fields that take a list of artifacts. A reference to a matrix step there means all its
+    /// cells; in any other field the step inherits the matrix axes instead.
+    const LIST_FIELDS: &'static [&'static str] = &[];
+    /// One sentence for `evergraft schema` and the documentation.
+    const ABOUT: &'static str;
+
+    /// Files outside the cache that this step reads, with the field that names each.
+    fn files(&self) -> Vec<(&'static str, &SourceFile)> {
+        Vec::new()
+    }
+
+    /// Rules that the types alone cannot hold (ranges, fields that exclude each other).
+    fn check(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+}
+
+/// A rule of [`StepParams::check`] that a value breaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted path of the offending field below `with`, e.g. `trans_peft.pc`.
+    pub field: String,
+    /// What is wrong, lower case, without a full stop.
+    pub message: String,
+    /// How to mend it.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// A problem without a hint.
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into(), hint: None }
+    }
+
+    /// Adds the `hint:` line.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// The artifact of another step, written `${{ steps.<id> }}` in a recipe.
+///
+/// After planning it stands for exactly one node of the plan and is stored as
+/// `{"$step": "<node id>"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ArtifactRef(pub String);
+
+/// The key under which a reference travels through JSON.
+pub const REF_KEY: &str = "$step";
+
+impl Serialize for ArtifactRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(REF_KEY, &self.0)?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for ArtifactRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RefVisitor;
+        impl<'de> serde::de::Visitor<'de> for RefVisitor {
+            type Value = ArtifactRef;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a step, written ${{ steps.<id> }}")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let wrong = || serde::de::Error::custom("expected a step, written ${{ steps.<id> }}");
+                match map.next_entry::<String, String>()? {
+                    Some((key, id)) if key == REF_KEY => Ok(ArtifactRef(id)),
+                    _ => Err(wrong()),
+                }
+            }
+        }
+        deserializer.deserialize_map(RefVisitor)
+    }
+}
+
+impl JsonSchema for ArtifactRef {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "StepReference".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": r"^\$\{\{.*\}\}$",
+            "description": "Another step's result, written ${{ steps.<id> }}."
+        })
+    }
+}
+
+/// A file or folder outside the cache. Relative paths start at the recipe's folder; the planner
+/// makes them absolute. Only the content enters a step's key, never the path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct SourceFile(pub PathBuf);
+
+/// Where tensors live and are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum DeviceName {
+    /// The best device that is present and compiled in.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// Pure-Rust CPU.
+    #[serde(rename = "flex", alias = "cpu")]
+    Flex,
+}
+
+/// The number format of base weights in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Dtype {
+    /// 32-bit floats.
+    #[default]
+    #[serde(rename = "f32", alias = "float32")]
+    F32,
+}

@@ -1,0 +1,115 @@
+//! `uses: dataset`: read rows from a local file into one canonical JSONL.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{ArtifactRef, Problem, SourceFile, StepParams};
+
+/// Parameters of a `dataset` step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetParams {
+    /// A `.json` (array of objects), `.jsonl` or `.txt` file, plain or gzipped; or a list of
+    /// them, joined in order; or a folder with one file per split.
+    pub source: Sources,
+    /// What the rows look like.
+    pub format: DatasetFormat,
+    /// Rows to keep, e.g. `train[:1000]`, `[:1000]`, `[100:200]`, `[-50:]`, `[:10%]`. A split
+    /// name selects `<split>.json[l][.gz]` of a folder source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Source field for each canonical field, e.g. `{instruction: question, output: answer}`.
+    /// Canonical fields: `instruction`, `input`, `output`, `answer` (alpaca); `text` (text).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<String, String>,
+    /// Shuffle the rows with this seed before slicing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shuffle_seed: Option<u64>,
+}
+
+/// One file or several, or files that a `command` step made.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Sources {
+    /// One file or folder.
+    File(SourceFile),
+    /// Several files, joined in order.
+    Files(Vec<SourceFile>),
+    /// A file below another step's artifact.
+    Step(ArtifactFile),
+}
+
+/// A file inside another step's artifact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactFile {
+    /// The step that made it.
+    pub step: ArtifactRef,
+    /// Its path inside the artifact.
+    pub path: String,
+}
+
+impl<'de> Deserialize<'de> for Sources {
+    // By hand, since derived untagged enums lose the message of the failing variant.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(path) => Ok(Self::File(SourceFile(path.into()))),
+            value @ serde_json::Value::Array(_) => {
+                serde_json::from_value(value).map(Self::Files).map_err(D::Error::custom)
+            }
+            value @ serde_json::Value::Object(_) => {
+                serde_json::from_value(value).map(Self::Step).map_err(D::Error::custom)
+            }
+            other => Err(D::Error::custom(format!(
+                "expected a path, a list of paths or {{step, path}}, found {other}"
+            ))),
+        }
+    }
+}
+
+/// The shape of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DatasetFormat {
+    /// `instruction`, optional `input`, `output`, optional `answer` (LLM-Adapters, Alpaca).
+    Alpaca,
+    /// MetaMath: `query` is split at its first newline into instruction and input; `response`.
+    MetaMath,
+    /// GSM8K: `question`, `answer`.
+    Gsm8k,
+    /// Plain documents in a `text` field (or one `.txt` file, split at blank lines).
+    Text,
+}
+
+impl StepParams for DatasetParams {
+    const KIND: &'static str = "dataset";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str =
+        "Read rows from json, jsonl or text (plain or gzipped) into one canonical JSONL file.";
+
+    fn files(&self) -> Vec<(&'static str, &SourceFile)> {
+        match &self.source {
+            Sources::File(file) => vec![("source", file)],
+            Sources::Files(files) => files.iter().map(|file| ("source", file)).collect(),
+            Sources::Step(_) => Vec::new(),
+        }
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let known: &[&str] = match self.format {
+            DatasetFormat::Text => &["text"],
+            _ => &["instruction", "input", "output", "answer"],
+        };
+        self.fields
+            .keys()
+            .filter(|key| !known.contains(&key.as_str()))
+            .map(|key| {
+                Problem::new(format!("fields.{key}"), format!("`{key}` is not a canonical field"))
+                    .hint(format!("one of: {}", known.join(", ")))
+            })
+            .collect()
+    }
+}

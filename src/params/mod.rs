@@ -1,0 +1,30 @@
+//! The typed parameters of every step kind: what may stand under `with:`.
+//!
+//! One file per kind. These types are the recipe's JSON Schema, the validator's
+//! field list and the steps' input, so the three cannot drift apart. This module
+//! knows nothing of recipes, caches or tensors.
+
+mod base;
+mod command;
+mod common;
+mod dataset;
+mod eval;
+mod kind;
+mod report;
+mod swap;
+mod tokenize;
+mod train;
+
+pub use base::{BaseParams, RandomInit, TokenizerTraining};
+pub use command::CommandParams;
+pub use common::{ArtifactRef, DeviceName, Dtype, Problem, REF_KEY, SourceFile, StepParams};
+pub use dataset::{ArtifactFile, DatasetFormat, DatasetParams, Sources};
+pub use eval::{COMMONSENSE_LABELS, EvalParams, TaskSpec, known_tasks};
+pub use kind::{KINDS, Kind, Parsed};
+pub use report::ReportParams;
+pub use swap::SwapParams;
+pub use tokenize::{PromptTemplate, TokenizeParams};
+pub use train::{
+    AdapterParams, AdapterType, LrSchedule, MaskKind, OptimizerParams, PretrainParams, SaveDtype,
+    TrainParams, TransPeftParams,
+};

@@ -1,0 +1,57 @@
+//! `uses: tokenize`: turn a dataset into token ids and loss labels for one base's tokenizer.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{ArtifactRef, Problem, StepParams};
+
+/// Parameters of a `tokenize` step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizeParams {
+    /// The base whose tokenizer is used.
+    pub base: ArtifactRef,
+    /// The rows.
+    pub dataset: ArtifactRef,
+    /// How a row becomes a prompt and a target.
+    #[serde(default)]
+    pub prompt: PromptTemplate,
+    /// Compute the loss on the prompt too (LLM-Adapters' default for commonsense is true).
+    #[serde(default)]
+    pub train_on_inputs: bool,
+    /// Rows are cut on the right after this many tokens; for `text`, the window length.
+    #[serde(default = "default_max_seq_length")]
+    pub max_seq_length: usize,
+}
+
+fn default_max_seq_length() -> usize {
+    512
+}
+
+/// The prompt around a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptTemplate {
+    /// Stanford Alpaca's, ending in `### Response:` without a space (the Trans-PEFT code's).
+    #[default]
+    Alpaca,
+    /// LLM-Adapters' indented variant (the commonsense experiments').
+    AlpacaIndented,
+    /// The instruction alone, then the output, with nothing added but the tokenizer's specials.
+    Plain,
+    /// Documents joined by the end-of-sequence token and cut into windows of `max_seq_length`.
+    Text,
+}
+
+impl StepParams for TokenizeParams {
+    const KIND: &'static str = "tokenize";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Turn a dataset into token ids and loss labels with a base's tokenizer.";
+
+    fn check(&self) -> Vec<Problem> {
+        if self.max_seq_length < 2 {
+            return vec![Problem::new("max_seq_length", "must be at least 2")];
+        }
+        Vec::new()
+    }
+}

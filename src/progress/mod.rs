@@ -1,0 +1,18 @@
+//! How steps tell a person that they are alive. Only this module and `commands` print.
+
+/// A place where one step reports how far it is.
+pub trait Progress: Send + Sync {
+    /// A phase of work begins: `total` units (or unknown) called `unit`, e.g. `steps`.
+    fn begin(&self, total: Option<u64>, unit: &'static str);
+    /// `done` units are done; `message` is the newest figure worth seeing (`loss 1.234`).
+    fn update(&self, done: u64, message: &str);
+}
+
+/// Reports nothing; for tests and library use.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: Option<u64>, _: &'static str) {}
+    fn update(&self, _: u64, _: &str) {}
+}

@@ -1,0 +1,132 @@
+//! What a running step may see and touch.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI32, Ordering},
+    },
+};
+
+use serde_json::Value;
+
+use crate::{digest::Digest, params::ArtifactRef, progress::Progress};
+
+/// A finished upstream step and, through `inputs`, everything before it.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// Node id in the plan, e.g. `train[method=lora,seed=1]`.
+    pub node: String,
+    /// Step id in the recipe, e.g. `train`.
+    pub step: String,
+    /// Step kind, e.g. `train`.
+    pub kind: String,
+    /// The matrix cell, axis by axis; empty for a plain step.
+    pub cell: BTreeMap<String, Value>,
+    /// Normalized parameters (references as `{"$step": node}`).
+    pub params: Value,
+    /// Digest of the step's key.
+    pub key: Digest,
+    /// Digest of the artifact's content.
+    pub digest: Digest,
+    /// The artifact's folder; read only.
+    pub path: PathBuf,
+    /// Its own inputs.
+    pub inputs: Vec<Arc<Input>>,
+}
+
+impl Input {
+    /// The first artifact with this content among this input and everything before it.
+    pub fn find(self: &Arc<Self>, digest: &Digest) -> Option<Arc<Input>> {
+        if &self.digest == digest {
+            return Some(Arc::clone(self));
+        }
+        self.inputs.iter().find_map(|input| input.find(digest))
+    }
+}
+
+/// Set by a signal; long loops ask it.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicI32>);
+
+/// The error of a step that stopped because it was asked to.
+#[derive(Debug)]
+pub struct Cancelled;
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("stopped on request")
+    }
+}
+
+impl std::error::Error for Cancelled {}
+
+impl Cancel {
+    /// Asks everything to stop because of this signal.
+    pub fn set(&self, signal: i32) {
+        self.0.store(signal, Ordering::SeqCst);
+    }
+
+    /// The signal, once there was one.
+    pub fn signal(&self) -> Option<i32> {
+        match self.0.load(Ordering::SeqCst) {
+            0 => None,
+            signal => Some(signal),
+        }
+    }
+
+    /// # Errors
+    /// [`Cancelled`] once a signal came; pass it up with `?`.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if self.signal().is_some() { Err(anyhow::Error::new(Cancelled)) } else { Ok(()) }
+    }
+}
+
+/// Everything a running step may use.
+pub struct StepContext<'a> {
+    /// Node id in the plan.
+    pub node: &'a str,
+    /// An empty folder. What the step leaves here becomes its artifact.
+    pub out: &'a Path,
+    /// The artifacts that the parameters name, by node id.
+    pub inputs: &'a BTreeMap<String, Arc<Input>>,
+    /// Where to report how far the step is.
+    pub progress: &'a dyn Progress,
+    /// Ask this in long loops.
+    pub cancel: &'a Cancel,
+    /// The step's log file.
+    pub log: &'a Mutex<std::fs::File>,
+}
+
+impl StepContext<'_> {
+    /// The artifact that a parameter refers to.
+    ///
+    /// # Errors
+    /// When the planner did not pass it on, which is a defect.
+    pub fn input(&self, reference: &ArtifactRef) -> anyhow::Result<&Arc<Input>> {
+        self.inputs
+            .get(&reference.0)
+            .ok_or_else(|| anyhow::anyhow!("step `{}` was not given its input `{}`", self.node, reference.0))
+    }
+
+    /// The first artifact with this content among all inputs and everything before them.
+    pub fn find(&self, digest: &Digest) -> Option<Arc<Input>> {
+        self.inputs.values().find_map(|input| input.find(digest))
+    }
+
+    /// Adds a line to the step's log (`evergraft log <step>`). A full disk must not fail a step
+    /// that could still succeed, so errors are dropped.
+    pub fn log(&self, line: impl fmt::Display) {
+        if let Ok(mut file) = self.log.lock() {
+            let _ = writeln!(file, "{line}");
+        }
+    }
+
+    /// Adds a line that starts with `warning: ` to the log; the runner shows it to the user.
+    pub fn warn(&self, line: impl fmt::Display) {
+        self.log(format_args!("warning: {line}"));
+    }
+}

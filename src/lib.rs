@@ -10,6 +10,7 @@
 
 pub mod digest;
 pub mod error;
+pub mod model;
 pub mod params;
 pub mod progress;
 pub mod steps;

@@ -13,4 +13,5 @@ pub mod error;
 pub mod model;
 pub mod params;
 pub mod progress;
+pub mod rng;
 pub mod steps;

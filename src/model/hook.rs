@@ -1,0 +1,43 @@
+//! What training does inside a forward pass. The network asks; it knows no probabilities.
+
+use burn::tensor::Tensor;
+
+/// A linear layer's place in the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// Index of the decoder layer.
+    pub layer: usize,
+    /// Module name inside the layer, e.g. `q_proj`.
+    pub module: &'static str,
+}
+
+/// Interventions in a forward pass. Every decision is a function of the hook's own state, so that
+/// a recomputation with the same hook repeats it.
+pub trait ForwardHook {
+    /// Whether the layer's whole FFN (its norm included) is left out; the residual stays.
+    fn drops_ffn(&self, _layer: usize) -> bool {
+        false
+    }
+
+    /// The gated product on its way into the down projection.
+    ///
+    /// # Shapes
+    /// `[tokens, intermediate_size]` in and out.
+    fn ffn_product(&self, _layer: usize, product: Tensor<2>) -> Tensor<2> {
+        product
+    }
+
+    /// The input of an adapter's first matrix (LoRA dropout).
+    ///
+    /// # Shapes
+    /// `[tokens, in_features]` in and out.
+    fn adapter_input(&self, _site: Site, input: Tensor<2>) -> Tensor<2> {
+        input
+    }
+}
+
+/// Evaluation: nothing is dropped or masked, and no random number is drawn.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Untouched;
+
+impl ForwardHook for Untouched {}

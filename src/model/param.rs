@@ -1,0 +1,62 @@
+//! A mutable view of one named parameter, whatever its rank.
+
+use burn::tensor::{Gradients, Tensor};
+
+/// A parameter under its Hugging Face name. Vectors are seen as `[1, n]` matrices, so that
+/// optimizers need one code path.
+pub struct ParamMut<'a> {
+    /// e.g. `model.layers.0.mlp.up_proj.weight`.
+    pub name: String,
+    tensor: AnyMut<'a>,
+}
+
+enum AnyMut<'a> {
+    Vector(&'a mut Tensor<1>),
+    Matrix(&'a mut Tensor<2>),
+}
+
+impl<'a> ParamMut<'a> {
+    /// A vector parameter (a norm or a bias).
+    pub fn vector(name: String, tensor: &'a mut Tensor<1>) -> Self {
+        Self { name, tensor: AnyMut::Vector(tensor) }
+    }
+
+    /// A matrix parameter.
+    pub fn matrix(name: String, tensor: &'a mut Tensor<2>) -> Self {
+        Self { name, tensor: AnyMut::Matrix(tensor) }
+    }
+
+    /// The shape on disk: one or two numbers.
+    pub fn shape(&self) -> Vec<usize> {
+        match &self.tensor {
+            AnyMut::Vector(tensor) => tensor.dims().to_vec(),
+            AnyMut::Matrix(tensor) => tensor.dims().to_vec(),
+        }
+    }
+
+    /// The value, outside any gradient graph.
+    pub fn value(&self) -> Tensor<2> {
+        match &self.tensor {
+            AnyMut::Vector(tensor) => (**tensor).clone().inner().unsqueeze(),
+            AnyMut::Matrix(tensor) => (**tensor).clone().inner(),
+        }
+    }
+
+    /// Its gradient, or none when the loss did not depend on it.
+    pub fn grad(&self, gradients: &Gradients) -> Option<Tensor<2>> {
+        match &self.tensor {
+            AnyMut::Vector(tensor) => tensor.grad(gradients).map(Tensor::unsqueeze),
+            AnyMut::Matrix(tensor) => tensor.grad(gradients),
+        }
+    }
+
+    /// Replaces the value and, where gradients are wanted, makes it a leaf of the next graph.
+    pub fn set_leaf(&mut self, value: Tensor<2>) {
+        match &mut self.tensor {
+            AnyMut::Vector(tensor) => {
+                **tensor = Tensor::from_inner(value.squeeze_dim::<1>(0)).require_grad();
+            }
+            AnyMut::Matrix(tensor) => **tensor = Tensor::from_inner(value).require_grad(),
+        }
+    }
+}

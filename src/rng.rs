@@ -1,0 +1,91 @@
+//! Randomness as a function: a stream is determined by (seed, purpose, counters) alone, so that
+//! nothing has to be carried or saved and every draw can be repeated on its own.
+
+/// A stream of random numbers: splitmix64 over a digest of what it is for.
+#[derive(Debug, Clone)]
+pub struct Rng {
+    state: u64,
+}
+
+/// The stream of a seed, a purpose (`"pi"`) and counters (step, layer, ...).
+pub fn stream(seed: u64, purpose: &str, counters: &[u64]) -> Rng {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.update(&(purpose.len() as u64).to_le_bytes());
+    hasher.update(purpose.as_bytes());
+    for counter in counters {
+        hasher.update(&counter.to_le_bytes());
+    }
+    let digest = hasher.finalize();
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest.as_bytes()[..8]);
+    Rng { state: u64::from_le_bytes(first) }
+}
+
+impl Rng {
+    /// 64 random bits.
+    pub fn next_u64(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [0, 1), in steps of 2^-24.
+    pub fn unit_f32(&mut self) -> f32 {
+        (self.next_u64() >> 40) as f32 / (1u32 << 24) as f32
+    }
+
+    /// Uniform in [0, 1), in steps of 2^-53.
+    pub fn unit_f64(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Uniform in `0..n`, without bias (Lemire's rejection). 0 for `n == 0`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        let threshold = n.wrapping_neg().checked_rem(n).unwrap_or(0);
+        loop {
+            let product = u128::from(self.next_u64()) * u128::from(n);
+            if n == 0 || product as u64 >= threshold {
+                return (product >> 64) as u64;
+            }
+        }
+    }
+
+    /// Standard normal (Box-Muller).
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.unit_f64()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.unit_f64()).cos()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_depends_on_seed_purpose_and_counters() {
+        let first = |seed, purpose, counters: &[u64]| stream(seed, purpose, counters).next_u64();
+        let base = first(1, "pi", &[2, 3]);
+        assert_eq!(base, first(1, "pi", &[2, 3]));
+        for other in [first(2, "pi", &[2, 3]), first(1, "pc", &[2, 3]), first(1, "pi", &[3, 2])] {
+            assert_ne!(base, other);
+        }
+    }
+
+    #[test]
+    fn draws_have_the_right_moments() {
+        let mut random = stream(7, "test", &[]);
+        let n = 200_000;
+        let mean = (0..n).map(|_| f64::from(random.unit_f32())).sum::<f64>() / f64::from(n);
+        assert!((mean - 0.5).abs() < 0.004, "{mean}");
+        let squares = (0..n).map(|_| random.normal().powi(2)).sum::<f64>() / f64::from(n);
+        assert!((squares - 1.0).abs() < 0.02, "{squares}");
+        let mut counts = [0u32; 3];
+        (0..30_000).for_each(|_| counts[random.below(3) as usize] += 1);
+        assert!(counts.iter().all(|count| (9_600..10_400).contains(count)), "{counts:?}");
+        assert_eq!(random.below(0), 0);
+        assert_eq!(random.below(1), 0);
+    }
+}

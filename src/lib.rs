@@ -8,10 +8,14 @@
 //!   -> digests feed the children's keys -> events, run.json -> report
 //! ```
 
+pub mod data;
 pub mod digest;
 pub mod error;
+pub mod eval;
 pub mod model;
 pub mod params;
+pub mod peft;
 pub mod progress;
 pub mod rng;
 pub mod steps;
+pub mod train;

@@ -25,7 +25,7 @@ impl Attention {
     /// # Shapes
     /// `input` is `[batch * seq, hidden_size]`, `mask` is additive and broadcasts to
     /// `[batch, 1, seq, keys]`; the result has the input's shape.
-    pub fn forward(
+    pub(super) fn forward(
         &self,
         input: Tensor<2>,
         [batch, seq]: [usize; 2],

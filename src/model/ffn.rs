@@ -20,7 +20,7 @@ pub struct FeedForward {
 impl FeedForward {
     /// # Shapes
     /// `[tokens, hidden_size]` in and out.
-    pub fn forward(&self, input: Tensor<2>, hook: &dyn ForwardHook) -> Tensor<2> {
+    pub(super) fn forward(&self, input: Tensor<2>, hook: &dyn ForwardHook) -> Tensor<2> {
         let site = |module| Site { layer: self.layer, module };
         let gate = silu(self.gate_proj.forward(input.clone(), site("gate_proj"), hook));
         let product = gate * self.up_proj.forward(input, site("up_proj"), hook);

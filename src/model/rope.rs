@@ -6,7 +6,7 @@ use super::RopePairs;
 
 /// Cosines and sines for the positions of one forward pass.
 #[derive(Debug, Clone)]
-pub struct Rotation {
+pub(super) struct Rotation {
     /// `[batch, 1, seq, head_dim / 2]`.
     cos: Tensor<4>,
     /// Like `cos`.
@@ -16,7 +16,7 @@ pub struct Rotation {
 
 /// Tables of cosines and sines up to a largest position.
 #[derive(Debug, Clone)]
-pub struct Rope {
+pub(super) struct Rope {
     cos: Tensor<2>,
     sin: Tensor<2>,
     pairs: RopePairs,
@@ -24,7 +24,13 @@ pub struct Rope {
 
 impl Rope {
     /// Tables for positions `0..positions`, computed in f32 like transformers does.
-    pub fn new(head_dim: usize, theta: f64, positions: usize, pairs: RopePairs, device: &Device) -> Self {
+    pub(super) fn new(
+        head_dim: usize,
+        theta: f64,
+        positions: usize,
+        pairs: RopePairs,
+        device: &Device,
+    ) -> Self {
         let half = head_dim / 2;
         let frequencies: Vec<f32> =
             (0..half).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / head_dim as f32)).collect();
@@ -35,7 +41,7 @@ impl Rope {
     }
 
     /// Largest number of positions in the tables.
-    pub fn positions(&self) -> usize {
+    pub(super) fn positions(&self) -> usize {
         self.cos.dims()[0]
     }
 
@@ -43,7 +49,7 @@ impl Rope {
     ///
     /// # Shapes
     /// `positions` is `[batch, seq]`.
-    pub fn at(&self, positions: Tensor<2, Int>) -> Rotation {
+    pub(super) fn at(&self, positions: Tensor<2, Int>) -> Rotation {
         let [batch, seq] = positions.dims();
         let half = self.cos.dims()[1];
         let flat: Tensor<1, Int> = positions.reshape([batch * seq]);
@@ -57,7 +63,7 @@ impl Rotation {
     ///
     /// # Shapes
     /// `[batch, heads, seq, head_dim]` in and out.
-    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(super) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, heads, seq, head_dim] = x.dims();
         let half = head_dim / 2;
         let (first, second) = match self.pairs {

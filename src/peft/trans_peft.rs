@@ -1,0 +1,105 @@
+//! Trans-PEFT's interventions (arXiv 2506.06844): pc drops whole FFNs, pi masks their inside.
+//!
+//! Every decision is a function of (seed, purpose, step, micro-batch, layer), never of carried
+//! state: a recomputation repeats it, and a resumed run needs nothing saved.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::{
+    model::{ForwardHook, Site},
+    params::{MaskKind, TransPeftParams},
+    rng,
+};
+
+/// The interventions of one training forward pass.
+#[derive(Debug, Clone)]
+pub struct TransPeft {
+    pi: f64,
+    mask: MaskKind,
+    dropout: f64,
+    seed: u64,
+    /// Optimizer step and micro-batch within it.
+    place: [u64; 2],
+    dropped: Vec<bool>,
+    device: Device,
+}
+
+impl TransPeft {
+    /// Draws which layers lose their FFN: one draw per layer for the whole micro-batch, dropped
+    /// when `draw < pc`. `device` is where masks are made.
+    pub fn draw(
+        params: &TransPeftParams,
+        lora_dropout: f64,
+        seed: u64,
+        step: usize,
+        micro_batch: usize,
+        layers: usize,
+        device: &Device,
+    ) -> Self {
+        let place = [step as u64, micro_batch as u64];
+        let mut draws = rng::stream(seed, "pc", &place);
+        let dropped = (0..layers).map(|_| params.pc > 0.0 && draws.unit_f64() < params.pc).collect();
+        Self {
+            pi: params.pi,
+            mask: params.mask,
+            dropout: lora_dropout,
+            seed,
+            place,
+            dropped,
+            device: device.clone(),
+        }
+    }
+
+    /// Which layers lose their FFN in this pass.
+    pub fn dropped(&self) -> &[bool] {
+        &self.dropped
+    }
+
+    /// `keep` where the draw is above `rate`, else 0. Drawn in f32 whatever the model's dtype: a
+    /// uniform in bf16 lands on multiples of 1/256 and would shift the rate.
+    fn bernoulli(
+        &self,
+        purpose: &str,
+        counters: &[u64],
+        shape: [usize; 2],
+        rate: f64,
+        keep: f32,
+    ) -> Tensor<2> {
+        let place: Vec<u64> = self.place.iter().chain(counters).copied().collect();
+        let mut random = rng::stream(self.seed, purpose, &place);
+        let rate = rate as f32;
+        let values: Vec<f32> =
+            (0..shape[0] * shape[1]).map(|_| if random.unit_f32() > rate { keep } else { 0.0 }).collect();
+        Tensor::from_data(TensorData::new(values, shape), &self.device)
+    }
+}
+
+impl ForwardHook for TransPeft {
+    fn drops_ffn(&self, layer: usize) -> bool {
+        self.dropped[layer]
+    }
+
+    /// Zeroes with probability pi, without rescaling what is kept.
+    fn ffn_product(&self, layer: usize, product: Tensor<2>) -> Tensor<2> {
+        if self.pi == 0.0 {
+            return product;
+        }
+        let [tokens, inner] = product.dims();
+        let counters = [layer as u64];
+        match self.mask {
+            MaskKind::Element => product * self.bernoulli("pi", &counters, [tokens, inner], self.pi, 1.0),
+            MaskKind::Neuron => product * self.bernoulli("pi", &counters, [1, inner], self.pi, 1.0),
+        }
+    }
+
+    /// Ordinary inverted dropout.
+    fn adapter_input(&self, site: Site, input: Tensor<2>) -> Tensor<2> {
+        if self.dropout == 0.0 {
+            return input;
+        }
+        let keep = (1.0 / (1.0 - self.dropout)) as f32;
+        let purpose = format!("lora_dropout.{}", site.module);
+        let shape = input.dims();
+        input * self.bernoulli(&purpose, &[site.layer as u64], shape, self.dropout, keep)
+    }
+}

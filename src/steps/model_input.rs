@@ -1,0 +1,79 @@
+//! From the artifact that `model:` names to a loaded model.
+
+use std::{fs, path::Path, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use burn::tensor::Device;
+use serde_json::Value;
+
+use super::Input;
+use crate::{
+    digest::Digest,
+    error::hinted,
+    model::{BaseFolder, Decoder, ModelConfig, Tokenizer},
+    peft,
+};
+
+/// A model ready to run, and what it is made of.
+pub struct LoadedModel {
+    /// The network, with the adapter attached.
+    pub model: Decoder,
+    /// The base's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The base's shape.
+    pub config: ModelConfig,
+    /// Content digest of the base's artifact.
+    pub base_digest: Digest,
+    /// The adapter's `evergraft.json`.
+    pub adapter: Option<Value>,
+}
+
+/// A base's network and tokenizer.
+pub(crate) fn load_base(folder: &Path, device: &Device) -> anyhow::Result<(Decoder, Tokenizer)> {
+    let base = BaseFolder::open(folder)?;
+    let tokenizer = base.tokenizer.ok_or_else(|| {
+        hinted("the base has no tokenizer", "put a `tokenizer.json` beside its weights, or set `tokenizer:` in its step")
+    })?;
+    Ok((Decoder::load(&base.config, base.weights.as_ref(), device)?, tokenizer))
+}
+
+/// Loads a bare base, a trained adapter on its own base, or a moved adapter on its new one.
+///
+/// # Errors
+/// When the artifact is of another kind, a file is damaged, or the adapter does not fit.
+pub fn load_for_eval(input: &Arc<Input>, device: &Device) -> anyhow::Result<LoadedModel> {
+    let (base, adapter) = match input.kind.as_str() {
+        "base" | "pretrain" => (Arc::clone(input), None),
+        "train" | "swap" => {
+            let lineage = read_lineage(&input.path)?;
+            let digest = base_digest(&lineage)?;
+            let base = input
+                .find(&digest)
+                .with_context(|| format!("the base {digest} of `{}` is not among its inputs", input.node))?;
+            (base, Some(lineage))
+        }
+        kind => bail!("`{}` is a `{kind}` step, which holds no model", input.node),
+    };
+    let (mut model, tokenizer) =
+        load_base(&base.path, device).with_context(|| format!("cannot load base `{}`", base.node))?;
+    if adapter.is_some() {
+        peft::load_adapter(&mut model, &input.path)
+            .with_context(|| format!("cannot attach the adapter of `{}`", input.node))?;
+    }
+    let config = model.config.clone();
+    Ok(LoadedModel { model, tokenizer, config, base_digest: base.digest.clone(), adapter })
+}
+
+/// An adapter folder's `evergraft.json`.
+pub(crate) fn read_lineage(folder: &Path) -> anyhow::Result<Value> {
+    let path = folder.join("evergraft.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("`{}` is not JSON", path.display()))
+}
+
+/// The base that an adapter runs on: where it moved to, else where it was trained.
+fn base_digest(lineage: &Value) -> anyhow::Result<Digest> {
+    let text = lineage.get("moved_to").or_else(|| lineage.get("base_digest")).and_then(Value::as_str);
+    let text = text.context("the adapter's `evergraft.json` names no base")?;
+    text.parse().map_err(anyhow::Error::msg)
+}

@@ -1,0 +1,62 @@
+//! `uses: pretrain`: continue a base's pre-training, all parameters: its next version.
+
+use std::fs;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::{
+    StepContext,
+    metrics::MetricsLog,
+    model_input::load_base,
+    train::write_json,
+};
+use crate::{
+    data::TokenSet,
+    model::{TensorOut, device, write_safetensors},
+    params::PretrainParams,
+    train::{Subject, Trainer},
+};
+
+/// Files of a base that a continued version keeps as they are.
+const KEPT: [&str; 5] = [
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+];
+
+pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<()> {
+    let base = ctx.input(&params.base)?;
+    let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
+    let (mut model, tokenizer) = load_base(&base.path, &device::resolve(params.device).autodiff())?;
+    tokens.check_vocabulary(model.config.vocab_size)?;
+    let trainer = Trainer {
+        tokens: &tokens,
+        pad: tokenizer.pad_token_id() as i32,
+        params: &params.optimizer,
+        subject: Subject::Everything,
+        seed: params.seed,
+    };
+    let mut metrics = MetricsLog::create(ctx, &params.optimizer, trainer.total_steps())?;
+    let summary = trainer.run(&mut model, &mut |update| metrics.record(update))?;
+    metrics.finish()?;
+    for name in KEPT {
+        let source = base.path.join(name);
+        if source.exists() {
+            fs::copy(&source, ctx.out.join(name)).with_context(|| format!("cannot copy `{name}`"))?;
+        }
+    }
+    let tensors = model.params().into_iter().map(|param| {
+        let values = param.value().to_data().try_to_vec::<f32>().expect("weights are f32 in training");
+        TensorOut { name: param.name.clone(), shape: param.shape(), values }
+    });
+    write_safetensors(&ctx.out.join("model.safetensors"), tensors, params.save_dtype)?;
+    let lineage = json!({
+        "evergraft": env!("CARGO_PKG_VERSION"),
+        "continued_from": base.digest,
+        "tokens_digest": ctx.input(&params.tokens)?.digest,
+        "seed": params.seed,
+    });
+    write_json(ctx, "evergraft.json", &lineage)?;
+    write_json(ctx, "train.json", &serde_json::to_value(&summary)?)?;
+    ctx.log(format_args!("loss {:.4} -> {:.4} in {} steps", summary.first_loss, summary.last_loss, summary.steps));
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! `uses: train`: a LoRA adapter on a frozen base.
+
+use std::fs;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::{StepContext, metrics::MetricsLog, model_input::load_base};
+use crate::{
+    data::TokenSet,
+    model::device,
+    params::TrainParams,
+    peft::{AdapterConfig, attach_new, save_adapter},
+    train::{Subject, Trainer},
+};
+
+pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()> {
+    let base = ctx.input(&params.base)?;
+    let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
+    let (mut model, tokenizer) = load_base(&base.path, &device::resolve(params.device).autodiff())?;
+    tokens.check_vocabulary(model.config.vocab_size)?;
+    let trainable = attach_new(&mut model, &params.adapter, params.seed)?;
+    ctx.log(format_args!("{trainable} trainable parameters"));
+    let trainer = Trainer {
+        tokens: &tokens,
+        pad: tokenizer.pad_token_id() as i32,
+        params: &params.optimizer,
+        subject: Subject::Adapter {
+            trans_peft: params.trans_peft.clone(),
+            lora_dropout: params.adapter.lora_dropout,
+        },
+        seed: params.seed,
+    };
+    let mut metrics = MetricsLog::create(ctx, &params.optimizer, trainer.total_steps())?;
+    let summary = trainer.run(&mut model, &mut |update| metrics.record(update))?;
+    metrics.finish()?;
+    save_adapter(&mut model, &AdapterConfig::new(&params.adapter), ctx.out)?;
+    let config = &model.config;
+    let lineage = json!({
+        "evergraft": env!("CARGO_PKG_VERSION"),
+        "base_digest": base.digest,
+        "base_shape": config.to_json(),
+        "tokens_digest": ctx.input(&params.tokens)?.digest,
+        "pc": params.trans_peft.pc,
+        "pi": params.trans_peft.pi,
+        "mask": params.trans_peft.mask,
+        "seed": params.seed,
+        "trainable_parameters": trainable,
+    });
+    write_json(ctx, "evergraft.json", &lineage)?;
+    write_json(ctx, "train.json", &serde_json::to_value(&summary)?)?;
+    ctx.log(format_args!("loss {:.4} -> {:.4} in {} steps", summary.first_loss, summary.last_loss, summary.steps));
+    Ok(())
+}
+
+/// Writes a small JSON file into the artifact.
+pub(crate) fn write_json(ctx: &StepContext, name: &str, value: &serde_json::Value) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    fs::write(ctx.out.join(name), text).with_context(|| format!("cannot write `{name}`"))
+}

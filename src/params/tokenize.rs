@@ -39,8 +39,10 @@ pub enum PromptTemplate {
     AlpacaIndented,
     /// The instruction alone, then the output, with nothing added but the tokenizer's specials.
     Plain,
-    /// Documents joined by the end-of-sequence token and cut into windows of `max_seq_length`.
+    /// Text rows joined by the end-of-sequence token and cut into windows of `max_seq_length`.
     Text,
+    /// Text rows one by one, each followed by the end-of-sequence token.
+    Document,
 }
 
 impl StepParams for TokenizeParams {

@@ -281,19 +281,21 @@ pub(crate) fn token_ids_to_json(ids: &[u32]) -> Value {
     }
 }
 
-/// One token id, a list of them, or nothing.
+/// One token id, a list of them, or nothing. A negative id is how some old files say nothing.
 pub(crate) fn token_ids_from_json(name: &str, value: Option<&Value>) -> anyhow::Result<Vec<u32>> {
-    let one = |value: &Value| {
-        value
-            .as_u64()
-            .and_then(|id| u32::try_from(id).ok())
-            .with_context(|| format!("`{name}` must be a token id or a list of them, found `{value}`"))
+    let ids = match value {
+        None | Some(Value::Null) => &[],
+        Some(Value::Array(ids)) => ids.as_slice(),
+        Some(id) => std::slice::from_ref(id),
     };
-    match value {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(ids)) => ids.iter().map(one).collect(),
-        Some(id) => Ok(vec![one(id)?]),
-    }
+    ids.iter()
+        .filter(|id| id.as_i64().is_none_or(|id| id >= 0))
+        .map(|id| {
+            id.as_u64()
+                .and_then(|id| u32::try_from(id).ok())
+                .with_context(|| format!("`{name}` must be a token id or a list of them, found `{id}`"))
+        })
+        .collect()
 }
 
 /// The fields of a `config.json`, read with messages that name them. `null` is absent.
@@ -467,7 +469,7 @@ mod tests {
     fn what_it_writes_reads_back_equal() {
         for changes in [
             json!({}),
-            json!({"model_type": "qwen2", "tie_word_embeddings": true, "eos_token_id": 7}),
+            json!({"model_type": "qwen2", "tie_word_embeddings": true, "eos_token_id": 7, "bos_token_id": -1}),
             json!({"attention_bias": true, "mlp_bias": true, "head_dim": 10, "eos_token_id": null}),
         ] {
             let config = ModelConfig::from_json(&with(changes)).unwrap();

@@ -1,6 +1,11 @@
 //! A mutable view of one named parameter, whatever its rank.
 
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
 use burn::tensor::{Gradients, Tensor};
+
+use super::WeightSource;
 
 /// A parameter under its Hugging Face name. Vectors are seen as `[1, n]` matrices, so that
 /// optimizers need one code path.
@@ -58,5 +63,35 @@ impl<'a> ParamMut<'a> {
             }
             AnyMut::Matrix(tensor) => **tensor = Tensor::from_inner(value).require_grad(),
         }
+    }
+}
+
+/// Parameters as they stand now, for writing them to disk. Values are shared, not copied.
+pub struct TensorWeights(BTreeMap<String, (Vec<usize>, Tensor<2>)>);
+
+impl TensorWeights {
+    /// The values of these parameters.
+    pub fn new(params: Vec<ParamMut<'_>>) -> Self {
+        Self(params.into_iter().map(|p| (p.name.clone(), (p.shape(), p.value()))).collect())
+    }
+
+    /// Every tensor with its shape, sorted by name.
+    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.0.iter().map(|(name, (shape, _))| (name.clone(), shape.clone())).collect()
+    }
+}
+
+impl WeightSource for TensorWeights {
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.get(name).map(|(shape, _)| shape.clone())
+    }
+
+    fn load(&self, name: &str) -> anyhow::Result<Vec<f32>> {
+        let (_, tensor) = self.0.get(name).with_context(|| format!("there is no parameter `{name}`"))?;
+        tensor.to_data().try_to_vec::<f32>().with_context(|| format!("cannot read back `{name}`"))
     }
 }

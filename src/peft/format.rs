@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::attach;
 use crate::{
     error::hinted,
-    model::{Decoder, SafetensorsFile, TensorOut, WeightSource as _, write_safetensors},
+    model::{Decoder, SafetensorsWeights, TensorWeights, WeightDtype, WeightSource as _, write_safetensors},
     params::AdapterParams,
 };
 
@@ -111,11 +111,9 @@ impl AdapterConfig {
 pub fn save_adapter(model: &mut Decoder, config: &AdapterConfig, folder: &Path) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(config)?;
     fs::write(folder.join("adapter_config.json"), text + "\n").context("cannot write `adapter_config.json`")?;
-    let tensors = model.adapter_params().into_iter().map(|param| {
-        let values = param.value().to_data().try_to_vec::<f32>().expect("adapter weights are f32");
-        TensorOut { name: param.name.clone(), shape: param.shape(), values }
-    });
-    write_safetensors(&folder.join("adapter_model.safetensors"), tensors, crate::params::SaveDtype::F32)
+    let weights = TensorWeights::new(model.adapter_params());
+    let path = folder.join("adapter_model.safetensors");
+    write_safetensors(&path, &weights.shapes(), WeightDtype::F32, |name| weights.load(name))
 }
 
 /// Attaches the adapter of a PEFT folder.
@@ -125,7 +123,7 @@ pub fn save_adapter(model: &mut Decoder, config: &AdapterConfig, folder: &Path) 
 pub fn load_adapter(model: &mut Decoder, folder: &Path) -> anyhow::Result<AdapterConfig> {
     let config = AdapterConfig::read(folder)?;
     let path = folder.join("adapter_model.safetensors");
-    let file = SafetensorsFile::open(&path)?;
+    let file = SafetensorsWeights::open_file(&path)?;
     let scale = config.lora_alpha / config.r as f64;
     attach(model, &config.target_modules, config.r, scale, &|name, shape| {
         let found = file

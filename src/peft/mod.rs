@@ -1,9 +1,9 @@
 //! Adapters and Trans-PEFT's interventions. Knows models, not recipes or caches.
 
-// mod format;
+mod format;
 mod lora;
 mod trans_peft;
 
-// pub use format::{AdapterConfig, load_adapter, save_adapter};
+pub use format::{AdapterConfig, load_adapter, save_adapter};
 pub use lora::{attach, attach_new};
 pub use trans_peft::TransPeft;

@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{
     data::TokenSet,
-    model::{TensorOut, device, write_safetensors},
-    params::PretrainParams,
+    model::{TensorWeights, WeightDtype, device, write_model},
+    params::{PretrainParams, SaveDtype},
     train::{Subject, Trainer},
 };
 
 /// Files of a base that a continued version keeps as they are.
-const KEPT: [&str; 5] = [
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+const KEPT: [&str; 3] = [
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
 ];
 
 pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<()> {
@@ -44,11 +44,12 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
             fs::copy(&source, ctx.out.join(name)).with_context(|| format!("cannot copy `{name}`"))?;
         }
     }
-    let tensors = model.params().into_iter().map(|param| {
-        let values = param.value().to_data().try_to_vec::<f32>().expect("weights are f32 in training");
-        TensorOut { name: param.name.clone(), shape: param.shape(), values }
-    });
-    write_safetensors(&ctx.out.join("model.safetensors"), tensors, params.save_dtype)?;
+    let dtype = match params.save_dtype {
+        SaveDtype::F32 => WeightDtype::F32,
+        SaveDtype::Bf16 => WeightDtype::Bf16,
+    };
+    let config = model.config.clone();
+    write_model(ctx.out, &config, &TensorWeights::new(model.params()), dtype)?;
     let lineage = json!({
         "evergraft": env!("CARGO_PKG_VERSION"),
         "continued_from": base.digest,

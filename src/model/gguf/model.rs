@@ -1,0 +1,223 @@
+//! A GGUF file as a model: its metadata as a configuration, its tensors under Hugging Face names.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::file::GgufFile;
+use crate::{
+    error::hinted,
+    model::{
+        config::{ModelConfig, RopePairs},
+        weights::WeightSource,
+    },
+};
+
+/// The tensors of a GGUF file, in the file's own order of q and k rows.
+#[derive(Debug)]
+pub struct GgufWeights {
+    file: GgufFile,
+    /// Hugging Face name to the file's name.
+    names: BTreeMap<String, String>,
+}
+
+impl GgufWeights {
+    /// Reads configuration and tensor list. q and k of the `llama` architecture are interleaved in
+    /// the file; [`crate::model::HalvesOrder`] turns them into a Hugging Face folder's.
+    ///
+    /// # Errors
+    /// When the file is of another architecture or has tensors that the decoder would leave out.
+    pub fn new(file: GgufFile) -> anyhow::Result<(ModelConfig, Self)> {
+        let mut names = BTreeMap::new();
+        for name in file.tensor_names() {
+            if name == ROPE_FREQUENCIES {
+                refuse_rescaled_frequencies(&file)?;
+                continue;
+            }
+            let hf_name = hf_name(name)
+                .with_context(|| format!("tensor `{name}` belongs to no LLaMA or Qwen2 model"))?;
+            names.insert(hf_name, name.to_owned());
+        }
+        let config = read_config(&file)?;
+        Ok((config, Self { file, names }))
+    }
+
+    /// The file they are read from.
+    pub fn file(&self) -> &GgufFile {
+        &self.file
+    }
+}
+
+impl WeightSource for GgufWeights {
+    fn names(&self) -> Vec<String> {
+        self.names.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.file.tensor_shape(self.names.get(name)?).map(<[usize]>::to_vec)
+    }
+
+    fn load(&self, name: &str) -> anyhow::Result<Vec<f32>> {
+        let inner =
+            self.names.get(name).with_context(|| format!("the weights do not contain tensor `{name}`"))?;
+        self.file.load_tensor(inner)
+    }
+}
+
+const ROPE_FREQUENCIES: &str = "rope_freqs.weight";
+
+/// The tensor's name in a Hugging Face folder.
+fn hf_name(name: &str) -> Option<String> {
+    match name {
+        "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),
+        "output_norm.weight" => return Some("model.norm.weight".to_owned()),
+        "output.weight" => return Some("lm_head.weight".to_owned()),
+        _ => {}
+    }
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let layer: u32 = layer.parse().ok()?;
+    let (module, kind) = rest.rsplit_once('.')?;
+    let module = match module {
+        "attn_norm" => "input_layernorm",
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "ffn_norm" => "post_attention_layernorm",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        _ => return None,
+    };
+    let norm = module.ends_with("layernorm");
+    (kind == "weight" || (kind == "bias" && !norm)).then(|| format!("model.layers.{layer}.{module}.{kind}"))
+}
+
+/// Llama 3.1 and later divide some rotation frequencies; the factors are a tensor here.
+fn refuse_rescaled_frequencies(file: &GgufFile) -> anyhow::Result<()> {
+    if file.load_tensor(ROPE_FREQUENCIES)?.iter().all(|&factor| factor == 1.0) {
+        return Ok(());
+    }
+    Err(hinted(
+        format!("the file rescales rotary positions (`{ROPE_FREQUENCIES}`), which is not supported"),
+        "only the default rotary positions are computed, without scaling",
+    ))
+}
+
+fn read_config(file: &GgufFile) -> anyhow::Result<ModelConfig> {
+    let metadata = &file.metadata;
+    let architecture =
+        metadata.text("general.architecture")?.context("the file has no metadata `general.architecture`")?;
+    if !matches!(architecture, "llama" | "qwen2") {
+        return Err(hinted(
+            format!("architecture `{architecture}` is not supported"),
+            "known ones: llama, qwen2",
+        ));
+    }
+    let key = |name: &str| format!("{architecture}.{name}");
+    let whole = |name: &str| -> anyhow::Result<Option<usize>> {
+        let value = metadata.whole(&key(name))?;
+        value.map(|n| usize::try_from(n).with_context(|| format!("`{}` is too large", key(name)))).transpose()
+    };
+    let required = |name: &str| -> anyhow::Result<usize> {
+        whole(name)?.with_context(|| format!("the file has no metadata `{}`", key(name)))
+    };
+
+    if whole("expert_count")?.unwrap_or(0) > 0 {
+        bail!("mixtures of experts are not supported");
+    }
+    if let Some(kind) = metadata.text(&key("rope.scaling.type"))?
+        && kind != "none"
+    {
+        bail!("rotary scaling `{kind}` is not supported; only the default rotary positions are computed");
+    }
+
+    let hidden_size = required("embedding_length")?;
+    let num_attention_heads = required("attention.head_count")?;
+    let head_dim = match whole("attention.key_length")? {
+        Some(width) => width,
+        None => {
+            ensure!(
+                num_attention_heads > 0 && hidden_size.is_multiple_of(num_attention_heads),
+                "the width {hidden_size} is not a multiple of the {num_attention_heads} heads"
+            );
+            hidden_size / num_attention_heads
+        }
+    };
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        if let Some(width) = whole(name)?
+            && width != head_dim
+        {
+            bail!("metadata `{}` is {width}, but heads are {head_dim} wide", key(name));
+        }
+    }
+
+    let vocab_size = file.tensor_shape("token_embd.weight").and_then(|shape| shape.first()).copied();
+    let has = |name: &str| file.tensor_shape(name).is_some();
+    let attention_bias = has("blk.0.attn_q.bias");
+    let attention_output_bias = has("blk.0.attn_output.bias");
+    let expected_output_bias = architecture == "llama" && attention_bias;
+    ensure!(
+        attention_output_bias == expected_output_bias && (attention_bias || architecture == "llama"),
+        "its attention biases are not those of a `{architecture}` model"
+    );
+    let mlp_bias = has("blk.0.ffn_down.bias");
+    ensure!(!mlp_bias || architecture == "llama", "a `{architecture}` model has no FFN biases");
+
+    let token = |name: &str| -> anyhow::Result<Option<u32>> {
+        let id = metadata.whole(&format!("tokenizer.ggml.{name}_token_id"))?;
+        Ok(id.and_then(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < vocab_size.unwrap_or(0)))
+    };
+    let mut eos_token_ids = Vec::new();
+    for name in ["eos", "eot"] {
+        eos_token_ids.extend(token(name)?.filter(|id| !eos_token_ids.contains(id)));
+    }
+    let config = ModelConfig {
+        model_type: architecture.to_owned(),
+        vocab_size: vocab_size.context("the file has no tensor `token_embd.weight`")?,
+        hidden_size,
+        intermediate_size: required("feed_forward_length")?,
+        num_hidden_layers: required("block_count")?,
+        num_attention_heads,
+        num_key_value_heads: whole("attention.head_count_kv")?.unwrap_or(num_attention_heads),
+        head_dim,
+        max_position_embeddings: required("context_length")?,
+        rms_norm_eps: metadata.number(&key("attention.layer_norm_rms_epsilon"))?.with_context(|| {
+            format!("the file has no metadata `{}`", key("attention.layer_norm_rms_epsilon"))
+        })?,
+        rope_theta: metadata.number(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+        attention_bias,
+        attention_output_bias,
+        mlp_bias,
+        tie_word_embeddings: !has("output.weight"),
+        rope_pairs: if architecture == "llama" { RopePairs::Interleaved } else { RopePairs::Halves },
+        bos_token_id: token("bos")?,
+        eos_token_ids,
+        initializer_range: 0.02,
+    };
+    config.validate()?;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_those_of_a_hugging_face_folder() {
+        for (gguf, hf) in [
+            ("token_embd.weight", Some("model.embed_tokens.weight")),
+            ("output.weight", Some("lm_head.weight")),
+            ("blk.12.attn_q.weight", Some("model.layers.12.self_attn.q_proj.weight")),
+            ("blk.0.attn_k.bias", Some("model.layers.0.self_attn.k_proj.bias")),
+            ("blk.3.ffn_norm.weight", Some("model.layers.3.post_attention_layernorm.weight")),
+            ("blk.3.ffn_norm.bias", None),
+            ("blk.3.ffn_gate_inp.weight", None),
+            ("blk.x.attn_q.weight", None),
+            ("blk.0.attn_q.scale", None),
+            ("position_embd.weight", None),
+        ] {
+            assert_eq!(hf_name(gguf).as_deref(), hf, "{gguf}");
+        }
+    }
+}

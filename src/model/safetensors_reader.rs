@@ -1,0 +1,278 @@
+//! Weights in `.safetensors` files: one file, or shards listed in an index. Reads through a memory
+//! map and converts to f32 one tensor at a time.
+
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use half::{bf16, f16};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
+use serde_json::Value;
+
+use super::{files::read_json, mmap::MappedFile, weights::WeightSource};
+
+/// Name of the single weight file of a Hugging Face folder.
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
+/// Name of the list of shards.
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// Headers beyond this length are refused, as the format's reference implementation does.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Tensors of one or several `.safetensors` files.
+#[derive(Debug)]
+pub struct SafetensorsWeights {
+    shards: Vec<Shard>,
+    /// Tensor name to shard.
+    tensors: BTreeMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    file: MappedFile,
+    header: Metadata,
+    data_start: usize,
+}
+
+impl SafetensorsWeights {
+    /// Opens one file.
+    ///
+    /// # Errors
+    /// When the file is not a whole, well-formed safetensors file.
+    pub fn open_file(path: &Path) -> anyhow::Result<Self> {
+        let shard = Shard::open(path)?;
+        let tensors = shard.header.tensors().into_keys().map(|name| (name, 0)).collect();
+        Ok(Self { shards: vec![shard], tensors })
+    }
+
+    /// Opens the weights of a Hugging Face folder, single or sharded.
+    ///
+    /// # Errors
+    /// When there are none, or a file is damaged.
+    pub fn open_dir(dir: &Path) -> anyhow::Result<Self> {
+        if dir.join(SINGLE_FILE).is_file() {
+            return Self::open_file(&dir.join(SINGLE_FILE));
+        }
+        let index = dir.join(INDEX_FILE);
+        if !index.is_file() {
+            return Err(missing_weights(dir));
+        }
+        let weight_map = read_weight_map(&index)?;
+        let mut shards: Vec<Shard> = Vec::new();
+        let mut opened: BTreeMap<String, usize> = BTreeMap::new();
+        let mut tensors = BTreeMap::new();
+        for (tensor, shard_name) in weight_map {
+            let shard = match opened.get(&shard_name) {
+                Some(&shard) => shard,
+                None => {
+                    shards.push(Shard::open(&dir.join(&shard_name))?);
+                    opened.insert(shard_name.clone(), shards.len() - 1);
+                    shards.len() - 1
+                }
+            };
+            ensure!(
+                shards[shard].header.info(&tensor).is_some(),
+                "`{}` lists tensor `{tensor}` in `{shard_name}`, but it is not there",
+                index.display()
+            );
+            tensors.insert(tensor, shard);
+        }
+        Ok(Self { shards, tensors })
+    }
+
+    /// Names of the shard files that a folder's index lists, or the single file's.
+    pub(crate) fn files_in(dir: &Path) -> anyhow::Result<Vec<String>> {
+        if dir.join(SINGLE_FILE).is_file() {
+            return Ok(vec![SINGLE_FILE.to_owned()]);
+        }
+        let index = dir.join(INDEX_FILE);
+        if !index.is_file() {
+            return Err(missing_weights(dir));
+        }
+        let mut files: Vec<String> = read_weight_map(&index)?.into_values().collect();
+        files.sort();
+        files.dedup();
+        files.push(INDEX_FILE.to_owned());
+        Ok(files)
+    }
+
+    fn find(&self, name: &str) -> Option<(&Shard, &TensorInfo)> {
+        let shard = &self.shards[*self.tensors.get(name)?];
+        Some((shard, shard.header.info(name)?))
+    }
+}
+
+impl WeightSource for SafetensorsWeights {
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.find(name).map(|(_, info)| info.shape.clone())
+    }
+
+    fn load(&self, name: &str) -> anyhow::Result<Vec<f32>> {
+        let (shard, info) =
+            self.find(name).with_context(|| format!("the weights do not contain tensor `{name}`"))?;
+        let (start, end) = info.data_offsets;
+        let bytes = shard
+            .file
+            .bytes()
+            .get(shard.data_start + start..shard.data_start + end)
+            .with_context(|| format!("tensor `{name}` lies outside `{}`", shard.path.display()))?;
+        let values = match info.dtype {
+            Dtype::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+            Dtype::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::BF16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+            other => bail!(
+                "tensor `{name}` in `{}` has type `{other}`; only F32, F16 and BF16 are read",
+                shard.path.display()
+            ),
+        };
+        Ok(values)
+    }
+}
+
+impl Shard {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let file = MappedFile::open(path)?;
+        let (header, data_start) = read_header(file.bytes())
+            .with_context(|| format!("`{}` is not a valid safetensors file", path.display()))?;
+        Ok(Self { path: path.to_owned(), file, header, data_start })
+    }
+}
+
+/// Reads and checks a header. The `safetensors` crate checks shapes against offsets and offsets
+/// against each other; the lengths are compared here, where the sum cannot overflow and the
+/// message can tell a cut file from a malformed one.
+fn read_header(bytes: &[u8]) -> anyhow::Result<(Metadata, usize)> {
+    let (length, rest) =
+        bytes.split_first_chunk().context("the file is cut short: it has no whole header length")?;
+    let length = u64::from_le_bytes(*length);
+    ensure!(length <= MAX_HEADER, "the header claims {length} bytes, above the limit of {MAX_HEADER}");
+    let length = usize::try_from(length).context("the header is too long for this machine")?;
+    let header = rest.get(..length).with_context(|| {
+        format!("the header claims {length} bytes, but only {} follow: the file is cut short", rest.len())
+    })?;
+    let header: Metadata = serde_json::from_slice(header).context("malformed header")?;
+    let (claimed, present) = (header.data_len(), rest.len() - length);
+    ensure!(
+        claimed <= present,
+        "the tensors take {claimed} bytes, but only {present} follow the header: the file is cut short"
+    );
+    ensure!(claimed == present, "{} bytes follow the last tensor", present - claimed);
+    Ok((header, 8 + length))
+}
+
+/// Tensor name to shard file name.
+fn read_weight_map(index: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let value = read_json(index)?;
+    let map = value
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .with_context(|| format!("`{}` has no object `weight_map`", index.display()))?;
+    map.iter()
+        .map(|(tensor, shard)| {
+            let shard = shard.as_str().filter(|name| is_plain_file_name(name)).with_context(|| {
+                format!("`{}` names shard `{shard}`, which is not a plain file name", index.display())
+            })?;
+            Ok((tensor.clone(), shard.to_owned()))
+        })
+        .collect()
+}
+
+/// Whether a name stays inside its folder.
+fn is_plain_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!(components.next(), Some(Component::Normal(_)))
+        && components.next().is_none()
+        && !name.contains(['/', '\\', '\0'])
+}
+
+fn missing_weights(dir: &Path) -> anyhow::Error {
+    let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth"]
+        .iter()
+        .find(|name| dir.join(name).exists());
+    match pickled {
+        Some(name) => crate::error::hinted(
+            format!("`{}` holds its weights as a pickle (`{name}`), which is not read", dir.display()),
+            "pickles can run code; convert the model to safetensors first (`model.save_pretrained(...)` in Python)",
+        ),
+        None => crate::error::hinted(
+            format!("`{}` has neither `{SINGLE_FILE}` nor `{INDEX_FILE}`", dir.display()),
+            "a Hugging Face model folder holds config.json and safetensors weights",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_with(header: &str, data: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(std::iter::repeat_n(0, data));
+        bytes
+    }
+
+    fn error_of(bytes: &[u8]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        let error = SafetensorsWeights::open_file(&path).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("x.safetensors"), "{text}");
+        text
+    }
+
+    #[test]
+    fn a_cut_file_says_so_at_every_length() {
+        let whole = file_with(r#"{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#, 16);
+        for length in 0..whole.len() {
+            assert!(error_of(&whole[..length]).contains("cut short"), "at {length}");
+        }
+    }
+
+    #[test]
+    fn hostile_headers_are_errors() {
+        assert!(error_of(&u64::MAX.to_le_bytes()).contains("above the limit"));
+        let overlapping = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
+        assert!(error_of(&file_with(overlapping, 12)).contains("offset"));
+        let overflow = r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,16]}}"#;
+        assert!(error_of(&file_with(overflow, 16)).contains("overflow"));
+        let mut tensors = Vec::new();
+        for i in 0_u64..8 {
+            let (start, end) = (i << 61, ((i as u128 + 1) << 61).min(u64::MAX as u128));
+            let size = if i == 7 { (1_u64 << 61) - 1 } else { 1 << 61 };
+            tensors
+                .push(format!(r#""{i}":{{"dtype":"U8","shape":[{size}],"data_offsets":[{start},{end}]}}"#));
+        }
+        error_of(&file_with(&format!("{{{}}}", tensors.join(",")), 16));
+        assert!(error_of(&file_with("{}", 3)).contains("follow the last tensor"));
+        error_of(&file_with("[", 0));
+    }
+
+    #[test]
+    fn shard_names_must_stay_in_the_folder() {
+        for name in ["../x.safetensors", "/x", "a/b", "..", ".", "", "a\\b"] {
+            assert!(!is_plain_file_name(name), "{name}");
+        }
+        assert!(is_plain_file_name("model-00001-of-00002.safetensors"));
+    }
+
+    #[test]
+    fn pickles_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
+        let error = SafetensorsWeights::open_dir(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("pytorch_model.bin"));
+        assert!(crate::error::hint_of(&error).unwrap().contains("safetensors"));
+    }
+}

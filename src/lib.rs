@@ -8,8 +8,11 @@
 //!   -> digests feed the children's keys -> events, run.json -> report
 //! ```
 
+pub mod diagnostic;
 pub mod digest;
 pub mod error;
 pub mod params;
+pub mod plan;
 pub mod progress;
+pub mod recipe;
 pub mod steps;

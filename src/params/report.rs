@@ -35,6 +35,9 @@ pub struct ReportParams {
     pub template_file: Option<SourceFile>,
 }
 
+/// Templates that need no file of their own.
+pub const SHIPPED_TEMPLATES: &[&str] = &["report"];
+
 fn default_template() -> String {
     "report".to_owned()
 }

@@ -58,7 +58,7 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
+        write!(f, "error: {}", printable(&self.message))?;
         if self.line == 0 {
             write!(f, "\n --> {}", self.file)?;
         } else {
@@ -70,16 +70,21 @@ impl fmt::Display for Diagnostic {
             write!(f, "\n{gutter} | {}{}", " ".repeat(indent), "^".repeat(width))?;
         }
         match &self.hint {
-            Some(hint) => write!(f, "\nhint: {hint}"),
+            Some(hint) => write!(f, "\nhint: {}", printable(hint)),
             None => Ok(()),
         }
     }
 }
 
-/// The part of a line that is shown, with the caret's indent and width in it. Control characters
-/// become spaces: a recipe must not steer the terminal, and the caret must stay aligned.
+/// Control characters become spaces: a recipe must not steer the terminal, and the caret must stay
+/// aligned.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The part of a line that is shown, with the caret's indent and width in it.
 fn crop(line: &str, column: usize, width: usize) -> (String, usize, usize) {
-    let chars: Vec<char> = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let chars: Vec<char> = printable(line).chars().collect();
     let start = if chars.len() <= EXCERPT_CHARS { 0 } else { column.saturating_sub(EXCERPT_CHARS / 2) };
     let end = chars.len().min(start + EXCERPT_CHARS);
     let mut shown: String = chars.get(start..end).unwrap_or_default().iter().collect();
@@ -159,10 +164,7 @@ mod tests {
     #[test]
     fn shows_place_line_caret_and_hint() {
         let text = at(12, 3, "a b\tc").hint("do").to_string();
-        assert_eq!(
-            text,
-            "error: problem 12\n  --> r.yaml:12:3\n   |\n12 | a b c\n   |   ^^^\nhint: do"
-        );
+        assert_eq!(text, "error: problem 12\n  --> r.yaml:12:3\n   |\n12 | a b c\n   |   ^^^\nhint: do");
     }
 
     #[test]
@@ -179,6 +181,13 @@ mod tests {
         let text = render(vec![at(9, 1, "z"), at(2, 1, "a"), at(9, 1, "z")]);
         assert_eq!(text.matches("error:").count(), 2);
         assert!(text.find("problem 2") < text.find("problem 9"));
+    }
+
+    #[test]
+    fn a_recipe_cannot_steer_the_terminal() {
+        let mut diagnostic = at(1, 1, "\u{1b}[2Jx");
+        diagnostic.message = "unknown key `\u{1b}[31m`".to_owned();
+        assert!(!diagnostic.hint("\u{7}").to_string().contains(['\u{1b}', '\u{7}']));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub struct ReportParams {
     pub vars: BTreeMap<String, serde_json::Value>,
     /// The template file, when `template` is a path; set by the planner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     pub template_file: Option<SourceFile>,
 }
 

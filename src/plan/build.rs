@@ -6,7 +6,8 @@ use minijinja::Value;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::{
-    Plan, cells::Cell,
+    Plan,
+    cells::Cell,
     cycle,
     draft::{self, Draft},
     links,
@@ -37,7 +38,8 @@ pub(super) struct Builder<'r> {
 impl<'r> Builder<'r> {
     fn new(recipe: &'r Recipe) -> Self {
         let evaluator = Evaluator::new(&recipe.sources);
-        let params = evaluator.table("params", recipe.params.iter().map(|(name, node)| (name.as_str(), node)));
+        let params =
+            evaluator.table("params", recipe.params.iter().map(|(name, node)| (name.as_str(), node)));
         let steps = evaluator.step_table(recipe.step_ids());
         let positions = recipe.step_ids().enumerate().map(|(at, id)| (id, at)).collect();
         Self { recipe, sources: &recipe.sources, evaluator, params, steps, positions }

@@ -140,10 +140,13 @@ mod tests {
         let a = cell(&[("seed", "1"), ("method", "lora")]);
         assert!(a.agrees(&cell(&[("seed", "1"), ("task", "x")])));
         assert!(!a.agrees(&cell(&[("seed", "2")])));
-        assert!(a.agrees(&Cell(vec![(Arc::from("method"), Arc::new(AxisValue::new(Node::new(
-            Data::Text("lora".to_owned()),
-            Span { line: 9, ..Span::default() }
-        ))))])));
+        assert!(a.agrees(&Cell(vec![(
+            Arc::from("method"),
+            Arc::new(AxisValue::new(Node::new(
+                Data::Text("lora".to_owned()),
+                Span { line: 9, ..Span::default() }
+            )))
+        )])));
         assert_eq!(a.joined(&cell(&[("seed", "1"), ("task", "x")])).label(), "seed=1,method=lora,task=x");
     }
 }

@@ -78,13 +78,15 @@ pub(super) fn nodes(
                 let draft = if left_out {
                     None
                 } else {
-                    let node = NodeBuilder { builder, states: &states, drafts: &drafts, at, outline, cell: &cell };
+                    let node =
+                        NodeBuilder { builder, states: &states, drafts: &drafts, at, outline, cell: &cell };
                     node.draft(links, out)
                 };
                 if let Some(draft) = &draft
                     && let Some(first) = ids.insert(draft.node.id.clone(), cell.label())
                 {
-                    let message = format!("two cells of step `{}` are both called `{first}`", outline.step.id);
+                    let message =
+                        format!("two cells of step `{}` are both called `{first}`", outline.step.id);
                     out.push(
                         builder
                             .sources
@@ -238,9 +240,12 @@ impl NodeBuilder<'_, '_> {
         let Some(when) = &self.outline.step.when else { return true };
         let value = match when.text() {
             // As in GitHub Actions, the brackets may be left out.
-            Some(text) if !crate::recipe::has_expression(text) => {
-                self.builder.evaluator.bare(text, when.span, scope).map_err(|diagnostic| out.push(diagnostic)).ok()
-            }
+            Some(text) if !crate::recipe::has_expression(text) => self
+                .builder
+                .evaluator
+                .bare(text, when.span, scope)
+                .map_err(|diagnostic| out.push(diagnostic))
+                .ok(),
             _ => self.builder.evaluator.resolve(when, scope, out),
         };
         match value.map(|node| (node.describe(), node.data)) {
@@ -248,7 +253,10 @@ impl NodeBuilder<'_, '_> {
             Some((found, _)) => {
                 let message = format!("`when` must be true or false, found {found}");
                 out.push(
-                    self.builder.sources.at(when.span, message).hint("compare: \"${{ params.scale == 'full' }}\""),
+                    self.builder
+                        .sources
+                        .at(when.span, message)
+                        .hint("compare: \"${{ params.scale == 'full' }}\""),
                 );
                 true
             }
@@ -295,7 +303,9 @@ impl NodeBuilder<'_, '_> {
                     if let (Data::Step(id), true) = (&item.data, list) {
                         match self.cells_of(id, &path, item.span, out) {
                             Some(found) => {
-                                bound.extend(found.into_iter().map(|draft| self.take(draft, item.span, after)));
+                                bound.extend(
+                                    found.into_iter().map(|draft| self.take(draft, item.span, after)),
+                                );
                             }
                             None => failed = true,
                         }
@@ -349,12 +359,17 @@ impl NodeBuilder<'_, '_> {
             let wanted: Vec<_> = kinds.unwrap_or_default().iter().map(|kind| format!("`{kind}`")).collect();
             let message = format!(
                 "`{path}` must be a step of kind {}, but `{id}` is of kind `{}`",
-                wanted.join(" or "),
+                match wanted.split_last() {
+                    Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+                    _ => wanted.concat(),
+                },
                 kind.name
             );
             let fitting = self.builder.recipe.steps.iter();
             let fitting: Vec<_> = fitting
-                .filter(|step| kinds.unwrap_or_default().contains(&step.kind.name) && step.id != self.outline.step.id)
+                .filter(|step| {
+                    kinds.unwrap_or_default().contains(&step.kind.name) && step.id != self.outline.step.id
+                })
                 .map(|step| format!("`steps.{}`", step.id))
                 .take(8)
                 .collect();

@@ -74,7 +74,11 @@ impl Checker<'_, '_> {
         }
         if let Some(entry) = self.tree.entry("template_file") {
             let span = entry.key_span;
-            self.report(span, "unknown field `template_file`", Some("give the path as `template`".to_owned()));
+            self.report(
+                span,
+                "unknown field `template_file`",
+                Some("give the path as `template`".to_owned()),
+            );
             return;
         }
         let Some((text, span)) = self.tree.get("template").and_then(|node| Some((node.text()?, node.span)))
@@ -113,7 +117,8 @@ impl Checker<'_, '_> {
                 })
                 .collect();
             let text = error.inner().to_string();
-            if let Some(field) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+            if let Some(field) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next())
+            {
                 let mut full = path.clone();
                 full.push(Part::Key(field.to_owned()));
                 // A required field that was taken out is not missing.
@@ -317,9 +322,9 @@ fn to_json(node: &Node) -> Value {
     match &node.data {
         Data::NonFinite(_) => Value::from(STAND_IN),
         Data::List(items) => items.iter().map(to_json).collect(),
-        Data::Map(entries) => {
-            Value::Object(entries.iter().map(|entry| (entry.key.clone(), to_json(&entry.value))).collect::<Map<_, _>>())
-        }
+        Data::Map(entries) => Value::Object(
+            entries.iter().map(|entry| (entry.key.clone(), to_json(&entry.value))).collect::<Map<_, _>>(),
+        ),
         data => data.to_json(),
     }
 }
@@ -372,7 +377,7 @@ fn dotted(path: &[Part]) -> String {
 fn plain(expected: &str) -> String {
     match expected {
         "f64" | "f32" => "a number".to_owned(),
-        "u64" | "u32" | "u16" | "u8" | "usize" => "a whole number from 0".to_owned(),
+        "u64" | "u32" | "u16" | "u8" | "usize" => "a whole number, 0 or more".to_owned(),
         "i64" | "i32" | "isize" => "a whole number".to_owned(),
         "a boolean" => "true or false".to_owned(),
         "a string" | "path string" | "a borrowed string" => "a text".to_owned(),

@@ -128,7 +128,9 @@ fn own_cells(builder: &Builder<'_>, step: &Step, out: &mut Vec<Diagnostic>) -> V
                     builder
                         .sources
                         .at(value.node.span, format!("axis `{axis}` has two values called `{}`", value.label))
-                        .hint(format!("the first one is at {line}; a mapping can tell itself apart with `name`")),
+                        .hint(format!(
+                            "the first one is at {line}; a mapping can tell itself apart with `name`"
+                        )),
                 );
                 return Vec::new();
             }

@@ -7,17 +7,16 @@ mod cells;
 mod cycle;
 mod draft;
 mod fields;
+mod graph;
 mod graphviz;
 mod json;
 mod links;
 mod mermaid;
-#[path = "plan.rs"]
-mod plan_type;
 mod select;
 mod settings;
 
 pub use build::build;
+pub use graph::{Plan, StepNode};
 pub use json::{NodeJson, PlanJson};
-pub use plan_type::{Plan, StepNode};
 pub use select::Selection;
 pub use settings::Resources;

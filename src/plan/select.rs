@@ -32,14 +32,18 @@ impl Plan {
         }
         if !selection.from.is_empty() {
             let start = self.named_all(&selection.from)?;
-            keep(start.iter().flat_map(|node| self.descendants(*node)).chain(start.iter().copied()).collect());
+            keep(
+                start.iter().flat_map(|node| self.descendants(*node)).chain(start.iter().copied()).collect(),
+            );
         }
         if !selection.until.is_empty() {
             let end = self.named_all(&selection.until)?;
             keep(end.iter().flat_map(|node| self.ancestors(*node)).chain(end.iter().copied()).collect());
         }
         if chosen.is_empty() {
-            return Err(Error::NoMatch("no step is selected by all of --only, --from and --until".to_owned()));
+            return Err(Error::NoMatch(
+                "no step is selected by all of --only, --from and --until".to_owned(),
+            ));
         }
         Ok(chosen)
     }

@@ -89,8 +89,10 @@ pub(super) fn retries(sources: &Sources, node: &Node, out: &mut Vec<Diagnostic>)
         Some(number) if number <= MAX_RETRIES => number as u32,
         _ if matches!(node.data, Data::Null) => 0,
         _ => {
-            let message =
-                format!("`retries` must be a whole number from 0 to {MAX_RETRIES}, found {}", node.describe());
+            let message = format!(
+                "`retries` must be a whole number from 0 to {MAX_RETRIES}, found {}",
+                node.describe()
+            );
             out.push(sources.at(node.span, message));
             0
         }

@@ -33,7 +33,11 @@ pub(crate) fn read(sources: &mut Sources, path: &Path, out: &mut Vec<Diagnostic>
     reader.file(path, None, 0, &mut merged, &mut own);
     for (key, entries) in MERGED.iter().zip(merged) {
         let span = Span { line: 1, column: 1, ..Span::default() };
-        own.push(Entry { key: (*key).to_owned(), key_span: span, value: Node::new(Data::Map(entries), span) });
+        own.push(Entry {
+            key: (*key).to_owned(),
+            key_span: span,
+            value: Node::new(Data::Map(entries), span),
+        });
     }
     Node::new(Data::Map(own), Span::default())
 }
@@ -67,7 +71,11 @@ impl Reader<'_> {
             Ok(file) => file,
             Err(diagnostic) => {
                 self.out.push(match from {
-                    Some(span) => self.sources.at(span, diagnostic.message).maybe_hint(diagnostic.hint),
+                    Some(span) => {
+                        let message = diagnostic.message.replace("the recipe", "the included recipe");
+                        let hint = "the path starts at the folder of the recipe that includes it";
+                        self.sources.at(span, message).hint(hint)
+                    }
                     None => diagnostic,
                 });
                 return;
@@ -109,7 +117,8 @@ impl Reader<'_> {
                 ("name" | "description" | "version" | "include", _) => {}
                 (key, _) => {
                     let message = format!("unknown key `{key}`");
-                    self.out.push(self.sources.at(entry.key_span, message).maybe_hint(suggest(key, TOP_KEYS)));
+                    self.out
+                        .push(self.sources.at(entry.key_span, message).maybe_hint(suggest(key, TOP_KEYS)));
                 }
             }
         }

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::diagnostic::{Diagnostic, closest, suggest};
 
+/// Longest expression. The template engine's parser recurses into operators (`----1`), so that a
+/// long enough expression would overflow the stack.
+const MAX_SOURCE: usize = 1_000;
 /// Instructions and allocations of one expression.
 const FUEL: u64 = 100_000;
 /// Values and kibibytes of text that all expressions of one recipe may make together; stops
@@ -55,9 +58,8 @@ impl<'s> Evaluator<'s> {
 
     /// A table of names, e.g. all `params`.
     pub(crate) fn table<'n>(&self, path: &str, entries: impl Iterator<Item = (&'n str, &'n Node)>) -> Value {
-        let entries = entries.map(|(name, node)| {
-            (name.to_owned(), to_value(node, &format!("{path}.{name}"), &self.misses))
-        });
+        let entries = entries
+            .map(|(name, node)| (name.to_owned(), to_value(node, &format!("{path}.{name}"), &self.misses)));
         Table::value(path, entries.collect(), &self.misses)
     }
 
@@ -132,6 +134,7 @@ impl<'s> Evaluator<'s> {
         let mut named = Vec::new();
         for piece in interpolate::pieces(text).unwrap_or_default() {
             if let Piece::Expression(source) = piece
+                && source.len() <= MAX_SOURCE
                 && let Ok(expression) = self.env.compile_expression(source.trim())
             {
                 let names = expression.undeclared_variables(true);
@@ -163,7 +166,10 @@ impl<'s> Evaluator<'s> {
     ) -> Result<Data, Diagnostic> {
         let Ok(pieces) = interpolate::pieces(text) else {
             let place = self.inside(span, 0, "${{", "${{");
-            return Err(self.sources.at(place, "this `${{` is not closed").hint("end the expression with `}}`"));
+            return Err(self
+                .sources
+                .at(place, "this `${{` is not closed")
+                .hint("end the expression with `}}`"));
         };
         if let Some(source) = interpolate::alone(&pieces) {
             return self.expression(source, 0, span, scope, misses);
@@ -213,6 +219,10 @@ impl<'s> Evaluator<'s> {
         let whole = || range(0, trimmed.len());
         if trimmed.is_empty() {
             return Err(self.sources.at(span, "the expression is empty"));
+        }
+        if trimmed.len() > MAX_SOURCE {
+            let message = format!("the expression is longer than {MAX_SOURCE} characters");
+            return Err(self.sources.at(span, message));
         }
         let place_of = |error: &minijinja::Error| error.range().map_or_else(whole, |r| range(r.start, r.end));
         let compiled = self.env.compile_expression(trimmed).map_err(|error| {
@@ -309,13 +319,11 @@ impl<'s> Evaluator<'s> {
         Ok(match value.kind() {
             ValueKind::None => Data::Null,
             ValueKind::Bool => Data::Bool(value.is_true()),
-            ValueKind::Number if value.is_integer() => {
-                match (value.as_i64(), u64::try_from(value.clone())) {
-                    (Some(number), _) => Data::Number(number.into()),
-                    (None, Ok(number)) => Data::Number(number.into()),
-                    _ => return Err(wrong("the number is too large")),
-                }
-            }
+            ValueKind::Number if value.is_integer() => match (value.as_i64(), u64::try_from(value.clone())) {
+                (Some(number), _) => Data::Number(number.into()),
+                (None, Ok(number)) => Data::Number(number.into()),
+                _ => return Err(wrong("the number is too large")),
+            },
             ValueKind::Number => {
                 let number = f64::try_from(value.clone()).map_err(|_| wrong("not a number"))?;
                 Number::from_f64(number).map_or(Data::NonFinite(number), Data::Number)

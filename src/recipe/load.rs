@@ -41,7 +41,9 @@ fn read(path: &Path, sets: &[String], out: &mut Vec<Diagnostic>) -> Option<Recip
     for key in ["params", "defaults", "steps"] {
         let value = root.get(key)?;
         if !matches!(value.data, Data::Map(_)) {
-            out.push(sources.at(value.span, format!("`{key}` must be a mapping, found {}", value.describe())));
+            out.push(
+                sources.at(value.span, format!("`{key}` must be a mapping, found {}", value.describe())),
+            );
         }
     }
     let defaults = shape::defaults(&sources, &root, out);
@@ -84,7 +86,8 @@ fn name(sources: &Sources, root: &Node, path: &Path, out: &mut Vec<Diagnostic>) 
                 text.to_owned()
             }
             _ => {
-                let message = format!("`name` must be a text that can name a folder, found {}", node.describe());
+                let message =
+                    format!("`name` must be a text that can name a folder, found {}", node.describe());
                 out.push(
                     sources
                         .at(node.span, message)

@@ -6,10 +6,9 @@ mod document;
 pub(crate) mod expression;
 mod interpolate;
 mod load;
+mod loaded;
 mod overrides;
 mod params;
-#[path = "recipe.rs"]
-mod recipe_type;
 mod schema;
 mod scope;
 mod shape;
@@ -17,11 +16,11 @@ pub(crate) mod source;
 pub(crate) mod tree;
 mod yaml;
 
-pub use load::load;
-pub use recipe_type::Recipe;
 pub(crate) use interpolate::has_expression;
-pub(crate) use recipe_type::{Defaults, Step};
+pub use load::load;
+pub use loaded::Recipe;
+pub(crate) use loaded::{Defaults, Step};
+pub use schema::json_schema;
 pub(crate) use shape::is_name;
 #[cfg(test)]
 pub(crate) use yaml::parse;
-pub use schema::json_schema;

@@ -10,9 +10,9 @@ use crate::diagnostic::{Diagnostic, suggest};
 
 /// Applies one argument to the merged recipe.
 pub(crate) fn apply(root: &mut Node, sources: &mut Sources, argument: &str) -> Result<(), Diagnostic> {
-    let file = sources.add("--set".to_owned(), sources.folder(Span::default()).to_owned(), argument.to_owned());
-    let whole =
-        Span { file, line: 1, column: 1, width: argument.chars().count() as u32, start: 0, end: 0 };
+    let file =
+        sources.add("--set".to_owned(), sources.folder(Span::default()).to_owned(), argument.to_owned());
+    let whole = Span { file, line: 1, column: 1, width: argument.chars().count() as u32, start: 0, end: 0 };
     let Some((path, _)) = argument.split_once('=') else {
         return Err(sources
             .at(whole, format!("expected `path=value`, found `{argument}`"))
@@ -27,9 +27,7 @@ pub(crate) fn apply(root: &mut Node, sources: &mut Sources, argument: &str) -> R
         column += width + 1;
     }
     if let Some((_, span)) = segments.iter().find(|(name, _)| name.is_empty()) {
-        return Err(sources
-            .at(*span, "the path has an empty part")
-            .hint("for example --set params.pc=0.2"));
+        return Err(sources.at(*span, "the path has an empty part").hint("for example --set params.pc=0.2"));
     }
     put(root, &segments, value, sources)
 }
@@ -45,12 +43,7 @@ fn may_add(path: &[(&str, Span)]) -> bool {
     }
 }
 
-fn put(
-    root: &mut Node,
-    segments: &[(&str, Span)],
-    value: Node,
-    sources: &Sources,
-) -> Result<(), Diagnostic> {
+fn put(root: &mut Node, segments: &[(&str, Span)], value: Node, sources: &Sources) -> Result<(), Diagnostic> {
     let mut node = root;
     for (at, (name, span)) in segments.iter().enumerate() {
         let before = segments[..at].iter().map(|(name, _)| *name).collect::<Vec<_>>().join(".");

@@ -35,8 +35,9 @@ pub(crate) fn compute(
             let mut problems = Vec::new();
             let (node, misses) = evaluator.resolve_noting(&entry.value, &scope, &mut problems);
             let waits = misses.iter().filter(|miss| miss.parent == "params");
-            let waits: Vec<&str> =
-                waits.filter_map(|miss| raw.get_key_value(miss.name.as_str()).map(|(name, _)| *name)).collect();
+            let waits: Vec<&str> = waits
+                .filter_map(|miss| raw.get_key_value(miss.name.as_str()).map(|(name, _)| *name))
+                .collect();
             if waits.iter().any(|name| matches!(done.get(name), Some(None))) {
                 done.insert(name, None);
                 continue;
@@ -46,7 +47,8 @@ pub(crate) fn compute(
                     Some(at) => {
                         let circle: Vec<_> =
                             stack[at..].iter().chain([next]).map(|name| format!("`{name}`")).collect();
-                        let message = format!("parameters use each other in a circle: {}", circle.join(" -> "));
+                        let message =
+                            format!("parameters use each other in a circle: {}", circle.join(" -> "));
                         out.push(sources.at(raw[next].key_span, message));
                         for name in &stack[at..] {
                             done.insert(name, None);

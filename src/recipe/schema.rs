@@ -95,7 +95,7 @@ fn step(parameters: &[String]) -> Value {
                 "if": { "properties": { "uses": { "const": kind.name } }, "required": ["uses"] },
                 "then": {
                     "description": kind.about,
-                    "properties": { "with": { "anyOf": [reference(parameters), { "type": "null" }] } },
+                    "properties": { "with": reference(parameters) },
                 },
             })
         })
@@ -107,7 +107,7 @@ fn step(parameters: &[String]) -> Value {
         "required": ["uses"],
         "properties": {
             "uses": { "enum": kinds, "description": about.collect::<Vec<_>>().join("\n") },
-            "with": { "type": ["object", "null"], "description": "Parameters of the step kind." },
+            "with": { "type": "object", "description": "Parameters of the step kind." },
             "needs": {
                 "description": "Steps that must be done first although no data comes from them.",
                 "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],

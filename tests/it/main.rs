@@ -1,5 +1,7 @@
 //! One binary for all integration tests.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod check;
 mod plan;
 mod schema;

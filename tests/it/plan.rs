@@ -108,7 +108,11 @@ fn a_lone_expression_keeps_its_type() {
 #[test]
 fn set_changes_values_and_zero_is_a_value() {
     let dir = space();
-    let plan = planned(dir.path(), DESIGN, &["params.pc=0", "params.seeds=[7]", "steps.train.with.optimizer.max_steps=5"]);
+    let plan = planned(
+        dir.path(),
+        DESIGN,
+        &["params.pc=0", "params.seeds=[7]", "steps.train.with.optimizer.max_steps=5"],
+    );
     let train = params(&plan, "train[method=trans_peft,seed=7]");
     assert_eq!(train["trans_peft"]["pc"], json!(0.0));
     assert_eq!(train["trans_peft"]["pi"], json!(0.1));
@@ -143,7 +147,10 @@ fn defaults_fill_what_a_step_does_not_say() {
 
 #[test]
 fn what_when_leaves_out_takes_its_dependents_along() {
-    let text = DESIGN.replace("    matrix:", "    when: \"matrix.seed != 2 and matrix.method.name == 'lora'\"\n    matrix:");
+    let text = DESIGN.replace(
+        "    matrix:",
+        "    when: \"matrix.seed != 2 and matrix.method.name == 'lora'\"\n    matrix:",
+    );
     let plan = plan(&text);
     assert_eq!(plan.cells("moved").count(), 2);
     assert_eq!(upstream(&plan, "report"), ["scores[method=lora,seed=1]", "scores[method=lora,seed=3]"]);
@@ -214,7 +221,10 @@ fn includes_bring_steps_and_their_folder() {
     std::fs::write(dir.path().join("sub/rows.txt"), "x").unwrap();
     let common = "params: { pc: 0.1, pi: 0.1 }\nsteps:\n  d: { uses: dataset, with: { source: rows.txt, format: text } }\n";
     std::fs::write(dir.path().join("sub/common.yaml"), common).unwrap();
-    let text = format!("version: 1\ninclude: [sub/common.yaml]\nparams: {{ pc: 0 }}\nsteps:\n{}", command("c", "", ", env: { P: '${{ params.pc }} ${{ params.pi }}' }"));
+    let text = format!(
+        "version: 1\ninclude: [sub/common.yaml]\nparams: {{ pc: 0 }}\nsteps:\n{}",
+        command("c", "", ", env: { P: '${{ params.pc }} ${{ params.pi }}' }")
+    );
     let plan = planned(dir.path(), &text, &[]);
     assert_eq!(ids(&plan), ["d", "c"]);
     assert_eq!(params(&plan, "d")["source"], json!(dir.path().join("sub/rows.txt")));
@@ -241,7 +251,10 @@ fn selections_follow_edges() {
     let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     assert_eq!(names(Selection::default()).len(), plan.graph.node_count());
     assert_eq!(names(Selection { only: list(&["scores"]), ..Selection::default() }).len(), 6);
-    assert_eq!(names(Selection { until: list(&["tokens"]), ..Selection::default() }), ["old", "data", "tokens"]);
+    assert_eq!(
+        names(Selection { until: list(&["tokens"]), ..Selection::default() }),
+        ["old", "data", "tokens"]
+    );
     assert_eq!(
         names(Selection { from: list(&["moved[method=lora,seed=1]"]), ..Selection::default() }),
         ["moved[method=lora,seed=1]", "scores[method=lora,seed=1]", "report"]

@@ -24,15 +24,15 @@ fn every_kind_and_field_is_described() {
         assert_eq!(step["properties"]["uses"]["enum"][at], kind.name);
         let rule = &step["allOf"][at];
         assert_eq!(rule["if"]["properties"]["uses"]["const"], kind.name);
-        let with = &rule["then"]["properties"]["with"]["anyOf"][0]["$ref"];
+        let with = &rule["then"]["properties"]["with"]["$ref"];
         let with = schema.pointer(with.as_str().unwrap().trim_start_matches('#')).unwrap();
         assert_eq!(with["additionalProperties"], Value::Bool(false), "{}", kind.name);
         for field in kind.fields() {
             let property = &with["properties"][field];
             assert!(property["description"].is_string(), "{}.{field} has no description", kind.name);
-            let open = property["anyOf"].as_array().is_some_and(|options| {
-                options.iter().any(|option| option["$ref"] == "#/$defs/Expression")
-            });
+            let open = property["anyOf"]
+                .as_array()
+                .is_some_and(|options| options.iter().any(|option| option["$ref"] == "#/$defs/Expression"));
             assert!(open, "{}.{field} takes no expression", kind.name);
         }
     }

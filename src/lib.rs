@@ -9,13 +9,16 @@
 //! ```
 
 pub mod data;
+pub mod diagnostic;
 pub mod digest;
 pub mod error;
 pub mod eval;
 pub mod model;
 pub mod params;
 pub mod peft;
+pub mod plan;
 pub mod progress;
+pub mod recipe;
 pub mod rng;
 pub mod steps;
 pub mod train;

@@ -1,6 +1,6 @@
 //! The registry of step kinds: one row per parameter type.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::LazyLock};
 
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
@@ -70,8 +70,60 @@ pub const KINDS: &[Kind] = &[
 ];
 
 impl Kind {
+    /// Fields that may stand under `with:`.
+    pub fn fields(&self) -> impl Iterator<Item = &'static str> + use<> {
+        static FIELDS: LazyLock<Vec<(&str, Vec<String>)>> = LazyLock::new(|| {
+            let names = |kind: &Kind| {
+                let schema = kind.full_schema();
+                let properties = schema.get("properties").and_then(Value::as_object);
+                properties.map(|fields| fields.keys().cloned().collect()).unwrap_or_default()
+            };
+            KINDS.iter().map(|kind| (kind.name, names(kind))).collect()
+        });
+        let row = FIELDS.iter().find(|(name, _)| *name == self.name);
+        row.into_iter().flat_map(|(_, fields)| fields.iter().map(String::as_str))
+    }
+
+    /// Whether `name` may stand under `with:`.
+    pub fn has_field(&self, name: &str) -> bool {
+        self.fields().any(|field| field == name)
+    }
+
+    /// JSON Schema of `with:` with everything it refers to under `$defs`.
+    pub fn full_schema(&self) -> Value {
+        let mut generator = SchemaGenerator::default();
+        let reference = (self.schema)(&mut generator).to_value();
+        let mut definitions = generator.take_definitions(true);
+        let name = reference.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
+        let mut schema = name.and_then(|name| definitions.remove(name)).unwrap_or(reference);
+        if let Some(object) = schema.as_object_mut() {
+            object.insert("$defs".to_owned(), Value::Object(definitions));
+        }
+        schema
+    }
+
+    /// Step kinds that a reference in this field may name; `None` for any. `field` is a dotted
+    /// path with `*` for list indexes and free names.
+    pub fn referable(&self, field: &str) -> Option<&'static [&'static str]> {
+        Some(match (self.name, field) {
+            (_, "base") | ("swap", "to") => &["base", "pretrain"],
+            (_, "tokens") => &["tokenize"],
+            (_, "dataset") | ("eval", "tasks.*.dataset") | ("base", "init.tokenizer.text") => &["dataset"],
+            ("swap", "adapter") => &["train"],
+            ("eval", "model") => &["base", "pretrain", "train", "swap"],
+            ("report", "results.*" | "results") => &["eval"],
+            _ => return None,
+        })
+    }
+
     /// The kind called `name`.
     pub fn find(name: &str) -> Option<&'static Kind> {
         KINDS.iter().find(|kind| kind.name == name)
+    }
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
     }
 }

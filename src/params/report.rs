@@ -32,8 +32,12 @@ pub struct ReportParams {
     pub vars: BTreeMap<String, serde_json::Value>,
     /// The template file, when `template` is a path; set by the planner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     pub template_file: Option<SourceFile>,
 }
+
+/// Templates that need no file of their own.
+pub const SHIPPED_TEMPLATES: &[&str] = &["report"];
 
 fn default_template() -> String {
     "report".to_owned()

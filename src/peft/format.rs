@@ -48,8 +48,15 @@ fn none() -> String {
 
 /// Settings that change the result and that we cannot honour yet, with their harmless values.
 const UNSUPPORTED: [&str; 9] = [
-    "use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform",
-    "layers_pattern", "fan_in_fan_out", "exclude_modules",
+    "use_dora",
+    "use_rslora",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "layers_pattern",
+    "fan_in_fan_out",
+    "exclude_modules",
 ];
 
 impl AdapterConfig {
@@ -93,8 +100,8 @@ impl AdapterConfig {
                 ));
             }
         }
-        let config: Self =
-            serde_json::from_value(raw).with_context(|| format!("`{}` is not a LoRA config", path.display()))?;
+        let config: Self = serde_json::from_value(raw)
+            .with_context(|| format!("`{}` is not a LoRA config", path.display()))?;
         ensure!(config.peft_type == "LORA", "adapter type `{}` is not supported", config.peft_type);
         if config.bias != "none" {
             bail!("`{}` trains biases (`bias: {}`), which is not supported", path.display(), config.bias);
@@ -110,7 +117,8 @@ impl AdapterConfig {
 /// When the folder cannot be written.
 pub fn save_adapter(model: &mut Decoder, config: &AdapterConfig, folder: &Path) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(config)?;
-    fs::write(folder.join("adapter_config.json"), text + "\n").context("cannot write `adapter_config.json`")?;
+    fs::write(folder.join("adapter_config.json"), text + "\n")
+        .context("cannot write `adapter_config.json`")?;
     let weights = TensorWeights::new(model.adapter_params());
     let path = folder.join("adapter_model.safetensors");
     write_safetensors(&path, &weights.shapes(), WeightDtype::F32, |name| weights.load(name))
@@ -129,10 +137,7 @@ pub fn load_adapter(model: &mut Decoder, folder: &Path) -> anyhow::Result<Adapte
         let found = file
             .shape(name)
             .with_context(|| format!("adapter `{}` has no weight `{name}`", path.display()))?;
-        ensure!(
-            found == shape,
-            "adapter weight `{name}` has shape {found:?}, but the base needs {shape:?}"
-        );
+        ensure!(found == shape, "adapter weight `{name}` has shape {found:?}, but the base needs {shape:?}");
         file.load(name)
     })?;
     let attached: std::collections::BTreeSet<String> =

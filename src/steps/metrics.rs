@@ -22,7 +22,11 @@ pub(crate) struct MetricsLog<'a> {
 }
 
 impl<'a> MetricsLog<'a> {
-    pub(crate) fn create(ctx: &'a StepContext<'a>, params: &OptimizerParams, total: usize) -> anyhow::Result<Self> {
+    pub(crate) fn create(
+        ctx: &'a StepContext<'a>,
+        params: &OptimizerParams,
+        total: usize,
+    ) -> anyhow::Result<Self> {
         let file = File::create(ctx.out.join("metrics.jsonl")).context("cannot write `metrics.jsonl`")?;
         ctx.progress.begin(Some(total as u64), "steps");
         Ok(Self {

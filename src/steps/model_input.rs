@@ -32,7 +32,10 @@ pub struct LoadedModel {
 pub(crate) fn load_base(folder: &Path, device: &Device) -> anyhow::Result<(Decoder, Tokenizer)> {
     let base = BaseFolder::open(folder)?;
     let tokenizer = base.tokenizer.ok_or_else(|| {
-        hinted("the base has no tokenizer", "put a `tokenizer.json` beside its weights, or set `tokenizer:` in its step")
+        hinted(
+            "the base has no tokenizer",
+            "put a `tokenizer.json` beside its weights, or set `tokenizer:` in its step",
+        )
     })?;
     Ok((Decoder::load(&base.config, base.weights.as_ref(), device)?, tokenizer))
 }

@@ -5,12 +5,7 @@ use std::fs;
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::{
-    StepContext,
-    metrics::MetricsLog,
-    model_input::load_base,
-    train::write_json,
-};
+use super::{StepContext, metrics::MetricsLog, model_input::load_base, train::write_json};
 use crate::{
     data::TokenSet,
     model::{TensorWeights, WeightDtype, device, write_model},
@@ -19,9 +14,7 @@ use crate::{
 };
 
 /// Files of a base that a continued version keeps as they are.
-const KEPT: [&str; 3] = [
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-];
+const KEPT: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
 
 pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<()> {
     let base = ctx.input(&params.base)?;
@@ -58,6 +51,9 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
     });
     write_json(ctx, "evergraft.json", &lineage)?;
     write_json(ctx, "train.json", &serde_json::to_value(&summary)?)?;
-    ctx.log(format_args!("loss {:.4} -> {:.4} in {} steps", summary.first_loss, summary.last_loss, summary.steps));
+    ctx.log(format_args!(
+        "loss {:.4} -> {:.4} in {} steps",
+        summary.first_loss, summary.last_loss, summary.steps
+    ));
     Ok(())
 }

@@ -12,11 +12,7 @@ use std::fs;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{
-    StepContext,
-    model_input::read_lineage,
-    train::write_json,
-};
+use super::{StepContext, model_input::read_lineage, train::write_json};
 use crate::{
     digest::Digest,
     error::hinted,
@@ -48,8 +44,8 @@ pub(crate) fn run(params: &SwapParams, ctx: &StepContext) -> anyhow::Result<()> 
         )
     })?;
     let drift = measure(ctx, old_base.weights.as_ref(), new_base.weights.as_ref())?;
-    let same_tokenizer = fs::read(old.path.join("tokenizer.json")).ok()
-        == fs::read(target.path.join("tokenizer.json")).ok();
+    let same_tokenizer =
+        fs::read(old.path.join("tokenizer.json")).ok() == fs::read(target.path.join("tokenizer.json")).ok();
     if !same_tokenizer {
         ctx.warn(format_args!(
             "`{}` and `{}` have different `tokenizer.json` files; the adapter may meet other token ids than it learned",
@@ -64,7 +60,8 @@ pub(crate) fn run(params: &SwapParams, ctx: &StepContext) -> anyhow::Result<()> 
         ));
     }
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        fs::copy(adapter.path.join(name), ctx.out.join(name)).with_context(|| format!("cannot copy `{name}`"))?;
+        fs::copy(adapter.path.join(name), ctx.out.join(name))
+            .with_context(|| format!("cannot copy `{name}`"))?;
     }
     lineage["moved_to"] = json!(target.digest);
     write_json(ctx, "evergraft.json", &lineage)?;
@@ -94,11 +91,7 @@ struct Drift {
 }
 
 fn measure(ctx: &StepContext, old: &dyn WeightSource, new: &dyn WeightSource) -> anyhow::Result<Drift> {
-    let names: Vec<String> = old
-        .names()
-        .into_iter()
-        .filter(|name| name.ends_with("_proj.weight"))
-        .collect();
+    let names: Vec<String> = old.names().into_iter().filter(|name| name.ends_with("_proj.weight")).collect();
     ctx.progress.begin(Some(names.len() as u64), "matrices");
     let mut cosines = Vec::with_capacity(names.len());
     // Squared length of the change and of the old weights, for attention and FFN.
@@ -121,7 +114,8 @@ fn measure(ctx: &StepContext, old: &dyn WeightSource, new: &dyn WeightSource) ->
         ctx.progress.update(done as u64 + 1, name);
     }
     cosines.sort_by(f64::total_cmp);
-    let relative = |[difference, length]: [f64; 2]| if length > 0.0 { (difference / length).sqrt() } else { 0.0 };
+    let relative =
+        |[difference, length]: [f64; 2]| if length > 0.0 { (difference / length).sqrt() } else { 0.0 };
     Ok(Drift {
         median_cosine: cosines.get(cosines.len() / 2).copied().context("the base has no weight matrix")?,
         attention: relative(change[0]),

@@ -49,7 +49,10 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
     });
     write_json(ctx, "evergraft.json", &lineage)?;
     write_json(ctx, "train.json", &serde_json::to_value(&summary)?)?;
-    ctx.log(format_args!("loss {:.4} -> {:.4} in {} steps", summary.first_loss, summary.last_loss, summary.steps));
+    ctx.log(format_args!(
+        "loss {:.4} -> {:.4} in {} steps",
+        summary.first_loss, summary.last_loss, summary.steps
+    ));
     Ok(())
 }
 

@@ -394,8 +394,11 @@ fn clean(path: &Path) -> PathBuf {
     path.components().filter(|part| !matches!(part, Component::CurDir)).collect()
 }
 
-/// A file beside the missing one with nearly its name.
+/// What may be meant: mostly a file beside the missing one with nearly its name.
 fn neighbour(absolute: &Path, written: &Path) -> Option<String> {
+    if written.to_string_lossy().contains("://") {
+        return Some("only local files and folders are read; download it first".to_owned());
+    }
     let name = absolute.file_name()?.to_string_lossy().into_owned();
     let entries = std::fs::read_dir(absolute.parent()?).ok()?;
     let names: Vec<String> = entries

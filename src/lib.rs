@@ -8,11 +8,17 @@
 //!   -> digests feed the children's keys -> events, run.json -> report
 //! ```
 
+pub mod cache;
+pub mod cli;
+pub mod commands;
 pub mod data;
 pub mod diagnostic;
 pub mod digest;
+pub mod env;
 pub mod error;
 pub mod eval;
+pub mod exec;
+pub mod key;
 pub mod model;
 pub mod params;
 pub mod peft;

@@ -1,5 +1,13 @@
 //! How steps tell a person that they are alive. Only this module and `commands` print.
 
+mod bars;
+mod json;
+mod plain;
+
+pub use bars::Bars;
+pub use json::JsonLines;
+pub use plain::Plain;
+
 /// A place where one step reports how far it is.
 pub trait Progress: Send + Sync {
     /// A phase of work begins: `total` units (or unknown) called `unit`, e.g. `steps`.

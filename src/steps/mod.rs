@@ -1,11 +1,42 @@
 //! The step kinds: each turns its inputs' folders into one new folder of standard files.
 
+mod base;
+mod command;
 mod context;
+mod dataset;
 mod metrics;
 mod model_input;
 mod pretrain;
+mod process;
 mod swap;
+mod tokenize;
 mod train;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 pub use context::{Cancel, Cancelled, Input, StepContext};
 pub use model_input::{LoadedModel, load_for_eval};
+pub(crate) use process::kill_running;
+
+/// Runs a step of this kind with normalized parameters.
+///
+/// # Errors
+/// What the step says.
+pub fn run(kind: &str, params: &Value, ctx: &StepContext) -> anyhow::Result<()> {
+    fn read<P: DeserializeOwned>(params: &Value) -> anyhow::Result<P> {
+        Ok(serde_json::from_value(params.clone())?)
+    }
+    match kind {
+        "base" => base::run(&read(params)?, ctx),
+        "dataset" => dataset::run(&read(params)?, ctx),
+        "tokenize" => tokenize::run(&read(params)?, ctx),
+        "pretrain" => pretrain::run(&read(params)?, ctx),
+        "train" => train::run(&read(params)?, ctx),
+        "swap" => swap::run(&read(params)?, ctx),
+        // "eval" => eval::run(&read(params)?, ctx),
+        // "report" => report::run(&read(params)?, ctx),
+        "command" => command::run(&read(params)?, ctx),
+        _ => unreachable!("the planner knows every kind"),
+    }
+}

@@ -1,0 +1,39 @@
+//! Writing that survives a kill or a power cut: temporary file, fsync, rename, fsync of the folder.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::Path,
+};
+
+use anyhow::Context as _;
+
+/// Writes a file so that readers see either the old content or the new.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = path.parent().expect("cache files lie in folders");
+    fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    let cannot = || format!("cannot write `{}`", path.display());
+    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder).with_context(cannot)?;
+    file.write_all(bytes).with_context(cannot)?;
+    file.as_file().sync_all().with_context(cannot)?;
+    file.persist(path).map_err(|error| error.error).with_context(cannot)?;
+    sync_dir(folder)
+}
+
+/// Makes a folder's entries durable.
+pub(super) fn sync_dir(folder: &Path) -> anyhow::Result<()> {
+    File::open(folder)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("cannot sync `{}`", folder.display()))
+}
+
+/// Makes everything below a folder durable.
+pub(super) fn sync_tree(folder: &Path) -> anyhow::Result<()> {
+    for entry in walkdir::WalkDir::new(folder).contents_first(true) {
+        let entry = entry.with_context(|| format!("cannot read `{}`", folder.display()))?;
+        if entry.file_type().is_file() || entry.file_type().is_dir() {
+            sync_dir(entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! The step cache: artifacts by content, one record a key as the only commit point, kernel locks.
+//! Nothing else writes below the cache folder.
+//!
+//! ```text
+//! <cache>/CACHEDIR.TAG, use.lock
+//! <cache>/steps-v1/records/ab/<key>      what a key led to; a checksum line, then JSON
+//! <cache>/steps-v1/artifacts/ab/<digest>/   the files, named by their content
+//! <cache>/steps-v1/logs/ab/<key>.txt     the log of the run that made it
+//! <cache>/steps-v1/last/<node>           the key that a node of a recipe last had, for `explain`
+//! <cache>/steps-v1/locks/<key>, tmp/
+//! ```
+
+mod atomic;
+mod lock;
+mod record;
+mod store;
+mod verify;
+
+pub use lock::{LockOptions, UseLock};
+pub use record::{ArtifactFile, Record};
+pub use store::{Cache, EntryLock, Lookup, MissReason, Workspace};
+pub use verify::{Damage, Size};

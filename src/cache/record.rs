@@ -1,0 +1,82 @@
+//! [`Record`]: what a key led to. Its file is the only commit point of a step.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::atomic;
+use crate::{digest::Digest, key::StepKey};
+
+/// A finished step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Digest of `key`.
+    pub digest: Digest,
+    /// The preimage.
+    pub key: StepKey,
+    /// Digest of the artifact's content; names its folder.
+    pub artifact: Digest,
+    /// The artifact's files, sorted by path.
+    pub files: Vec<ArtifactFile>,
+    /// Node that ran it first.
+    pub node: String,
+    /// Version of evergraft that ran it.
+    pub evergraft: String,
+    /// Unix time of the commit, in seconds.
+    pub committed_at: u64,
+    /// Run time in milliseconds.
+    pub duration_ms: u64,
+    /// Warnings of the run, shown again on every use.
+    pub warnings: Vec<String>,
+}
+
+/// One file of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactFile {
+    /// Path inside the artifact, with `/`.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Modification time in nanoseconds since 1970: a cheap sign that nobody wrote to it.
+    pub mtime_ns: u64,
+    /// Digest of the content.
+    pub digest: Digest,
+}
+
+/// The longest record that is read; a longer one is damaged.
+const MAX_BYTES: u64 = 64 << 20;
+
+impl Record {
+    /// Reads a record; `None` when there is none.
+    pub(super) fn read(path: &Path, digest: &Digest) -> anyhow::Result<Option<Self>> {
+        let about = match fs::metadata(path) {
+            Ok(about) => about,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        };
+        ensure!(about.len() <= MAX_BYTES, "the record is too long");
+        let record: Self = parse(&fs::read(path)?)?;
+        ensure!(&record.digest == digest && record.key.digest() == *digest, "the record belongs to another key");
+        Ok(Some(record))
+    }
+
+    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        atomic::write(path, &serialise(self)?)
+    }
+}
+
+/// A checksum line, then JSON: any changed or missing byte shows.
+pub(super) fn serialise<T: Serialize>(value: &T) -> anyhow::Result<Vec<u8>> {
+    let json = serde_json::to_vec_pretty(value)?;
+    let mut bytes = format!("{}\n", Digest::of_bytes(&json)).into_bytes();
+    bytes.extend(json);
+    Ok(bytes)
+}
+
+pub(super) fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> anyhow::Result<T> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').context("the checksum line is missing")?;
+    let (check, json) = (&bytes[..end], &bytes[end + 1..]);
+    ensure!(check == Digest::of_bytes(json).to_string().as_bytes(), "the checksum does not match");
+    Ok(serde_json::from_slice(json)?)
+}

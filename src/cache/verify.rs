@@ -1,0 +1,91 @@
+//! `cache verify`, `size` and `clean`.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Context as _;
+
+use super::{
+    record::{self, Record},
+    store::{BUCKET, Cache},
+};
+use crate::digest::Digest;
+
+/// One thing that is not as it was saved.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Damage {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// How much the cache holds.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub struct Size {
+    /// Committed steps.
+    pub records: u64,
+    /// Bytes of everything.
+    pub bytes: u64,
+}
+
+impl Cache {
+    /// Reads every record and every file of every artifact again.
+    ///
+    /// # Errors
+    /// When a folder cannot be listed.
+    pub fn verify(&self, on_record: &mut dyn FnMut()) -> anyhow::Result<Vec<Damage>> {
+        let mut damage = Vec::new();
+        let folder = self.root.join(BUCKET).join("records");
+        for entry in walkdir::WalkDir::new(&folder).sort_by_file_name() {
+            let entry = entry.with_context(|| format!("cannot read `{}`", folder.display()))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !entry.file_type().is_file() || name.starts_with('.') {
+                continue;
+            }
+            on_record();
+            let mut report = |path: PathBuf, problem: String| damage.push(Damage { path, problem });
+            let record: Record = match fs::read(entry.path()).map_err(Into::into).and_then(|b| record::parse(&b)) {
+                Ok(record) => record,
+                Err(error) => {
+                    report(entry.path().to_owned(), format!("the record is damaged: {error:#}"));
+                    continue;
+                }
+            };
+            if record.digest.hex() != name || record.key.digest() != record.digest {
+                report(entry.path().to_owned(), "the record belongs to another key".to_owned());
+            }
+            let place = self.artifact_path(&record.artifact);
+            match Digest::of_path(&place) {
+                Ok(digest) if place.is_dir() && digest == record.artifact => {}
+                Ok(_) => report(place, format!("the artifact of `{}` was changed", record.node)),
+                Err(error) => report(place, format!("the artifact of `{}` is damaged: {error:#}", record.node)),
+            }
+        }
+        Ok(damage)
+    }
+
+    /// Counts records and bytes.
+    pub fn size(&self) -> Size {
+        let mut size = Size::default();
+        for entry in walkdir::WalkDir::new(self.root.join(BUCKET)).into_iter().flatten() {
+            if let Ok(about) = entry.metadata()
+                && about.is_file()
+            {
+                size.bytes += about.len();
+                size.records += u64::from(entry.path().components().any(|part| part.as_os_str() == "records"));
+            }
+        }
+        size
+    }
+
+    /// Removes everything. The caller holds [`Cache::lock_alone`].
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn clean(&self) -> anyhow::Result<Size> {
+        let size = self.size();
+        let folder = self.root.join(BUCKET);
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove `{}`", folder.display()))?;
+        Ok(size)
+    }
+}

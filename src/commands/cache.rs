@@ -1,0 +1,65 @@
+//! `evergraft cache`.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::shared::{cache_root, open_cache, print, print_json};
+use crate::{
+    cache::LockOptions,
+    cli::{CacheCommand, Cli, Format},
+    error::Error,
+    exec,
+};
+
+pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
+    if let CacheCommand::Dir = command {
+        return print(&format!("{}\n", cache_root(cli)?.display()));
+    }
+    let cache = open_cache(cli)?;
+    match command {
+        CacheCommand::Dir => Ok(()),
+        CacheCommand::Size { format } => {
+            let size = cache.size();
+            match format {
+                Format::Json => print_json(&size),
+                Format::Text => print(&format!(
+                    "{} results, {}\n",
+                    size.records,
+                    indicatif::BinaryBytes(size.bytes)
+                )),
+            }
+        }
+        CacheCommand::Verify { format } => {
+            let mut records = 0;
+            let damage = cache.verify(&mut || records += 1)?;
+            match format {
+                Format::Json => print_json(&json!({ "records": records, "damage": damage }))?,
+                Format::Text => {
+                    for item in &damage {
+                        print(&format!("{}: {}\n", item.path.display(), item.problem))?;
+                    }
+                    print(&format!("{records} results checked, {} damaged\n", damage.len()))?;
+                }
+            }
+            match damage.len() {
+                0 => Ok(()),
+                n => Err(Error::Integrity(format!(
+                    "{n} results are damaged; the next run makes them anew"
+                ))),
+            }
+        }
+        CacheCommand::Clean { lock_timeout } => {
+            let cancel = exec::watch_signals()?;
+            let on_wait = |message: &str| eprintln!("{message}");
+            let options = LockOptions {
+                timeout: lock_timeout.map(Duration::from_secs),
+                cancel: &cancel,
+                on_wait: &on_wait,
+            };
+            let _alone = cache.lock_alone(&options)?;
+            let size = cache.clean()?;
+            print(&format!("removed {} results, {}\n", size.records, indicatif::BinaryBytes(size.bytes)))
+        }
+    }
+}

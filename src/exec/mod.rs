@@ -1,0 +1,16 @@
+//! Runs a plan: keys, look-ups, a scheduler that owns all state, workers that run one step each.
+
+mod event;
+mod keys;
+mod outputs;
+mod scheduler;
+mod signal;
+mod status;
+mod worker;
+
+pub use event::{Event, Observer};
+pub use keys::Keys;
+pub use outputs::{RunFolder, latest_run};
+pub use scheduler::{RunOptions, RunSummary, run};
+pub use signal::watch_signals;
+pub use status::{NodeStatus, State, status};

@@ -1,0 +1,103 @@
+//! The folder of one run: `outputs/<recipe>/<run-id>/`, for people and scripts.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::Event;
+
+/// An open run folder.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    events: File,
+}
+
+impl RunFolder {
+    /// Makes `<outputs>/<recipe>/<time>-<process>` and points `latest` at it.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn create(outputs: &Path, recipe: &str) -> anyhow::Result<Self> {
+        let parent = outputs.join(recipe);
+        let make = || -> anyhow::Result<(PathBuf, File)> {
+            fs::create_dir_all(&parent)?;
+            let id = format!("{}-{}", chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ"), std::process::id());
+            let path = parent.join(&id);
+            fs::create_dir(&path)?;
+            let events = File::create(path.join("events.jsonl"))?;
+            point(&parent.join("latest"), Path::new(&id))?;
+            Ok((path, events))
+        };
+        let (path, events) =
+            make().with_context(|| format!("cannot make a run folder in `{}`", parent.display()))?;
+        Ok(Self { path, events })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds a line to `events.jsonl`. A full disk must not end a run that can still go on.
+    pub(super) fn event(&mut self, event: &Event) {
+        if let Ok(line) = serde_json::to_string(event) {
+            let _ = writeln!(self.events, "{line}");
+        }
+    }
+
+    /// Where a step's log and artifact are found.
+    pub(super) fn step(&self, node: &str) -> PathBuf {
+        self.path.join("steps").join(node)
+    }
+
+    /// Links a step's artifact, and copies its log.
+    pub(super) fn link(&self, node: &str, artifact: &Path, log: &Path) {
+        let folder = self.step(node);
+        if fs::create_dir_all(&folder).is_ok() {
+            let _ = point(&folder.join("artifact"), artifact);
+            let _ = point(&folder.join("log.txt"), log);
+        }
+    }
+
+    /// Copies a report to the top of the run folder, where people look first.
+    pub(super) fn copy_report(&self, artifact: &Path, below: &str) -> anyhow::Result<()> {
+        let target = self.path.join(below);
+        for entry in walkdir::WalkDir::new(artifact) {
+            let entry = entry?;
+            let path = target.join(entry.path().strip_prefix(artifact).expect("walkdir stays below its root"));
+            if entry.file_type().is_dir() {
+                fs::create_dir_all(&path)?;
+            } else {
+                let bytes = fs::read(entry.path())?;
+                fs::write(&path, bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a JSON file.
+    pub(super) fn json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
+        let path = self.path.join(name);
+        fs::write(&path, serde_json::to_string_pretty(value)? + "\n")
+            .with_context(|| format!("cannot write `{}`", path.display()))
+    }
+}
+
+/// The folder of a recipe's newest run.
+pub fn latest_run(outputs: &Path, recipe: &str) -> Option<PathBuf> {
+    fs::canonicalize(outputs.join(recipe).join("latest")).ok()
+}
+
+/// Makes or replaces a symbolic link in one move.
+fn point(link: &Path, target: &Path) -> std::io::Result<()> {
+    let new = link.with_extension(format!("new-{}", std::process::id()));
+    let _ = fs::remove_file(&new);
+    std::os::unix::fs::symlink(target, &new)?;
+    fs::rename(&new, link)
+}

@@ -1,0 +1,103 @@
+//! Plain lines on stderr: for logs, pipes and `EVERGRAFT_NO_PROGRESS`.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use super::Progress;
+use crate::exec::{Event, Observer};
+
+/// Time between two lines of a running step.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Prints a line for each event.
+#[derive(Debug)]
+pub struct Plain {
+    /// Failures and warnings only.
+    pub quiet: bool,
+}
+
+/// The lines that an event deserves; cached steps are summed up at the end.
+pub(super) fn lines(event: &Event) -> Vec<String> {
+    let warn = |step: &str, warnings: &[String]| -> Vec<String> {
+        warnings.iter().map(|warning| format!("warning: {step}: {warning}")).collect()
+    };
+    match event {
+        Event::RunStarted { recipe, steps, .. } => vec![format!("{recipe}: {steps} steps")],
+        Event::StepStarted { step, why } => vec![format!("run      {step}  ({why})")],
+        Event::StepWaiting { step, message } => vec![format!("wait     {step}  {message}")],
+        Event::StepCached { step, warnings, .. } => warn(step, warnings),
+        Event::StepFinished { step, seconds, warnings, .. } => {
+            let mut lines = warn(step, warnings);
+            lines.push(format!("done     {step}  in {seconds:.1} s"));
+            lines
+        }
+        Event::StepRetried { step, error, attempt } => {
+            vec![format!("warning: {step}: {error}"), format!("retry    {step}  (try {attempt})")]
+        }
+        Event::StepFailed { step, error, hint, log } => {
+            let mut lines = vec![format!("error: step `{step}` failed: {error}")];
+            lines.extend(hint.iter().map(|hint| format!("hint: {hint}")));
+            lines.push(format!("  log: {log}"));
+            lines
+        }
+        Event::StepSkipped { step, because } => vec![format!("skipped  {step}  ({because})")],
+        Event::RunFinished { executed, cached, failed, skipped, seconds, folder } => {
+            let mut parts = vec![format!("{executed} run"), format!("{cached} cached")];
+            parts.extend((*failed > 0).then(|| format!("{failed} failed")));
+            parts.extend((*skipped > 0).then(|| format!("{skipped} skipped")));
+            vec![format!("{} in {seconds:.1} s; {folder}", parts.join(", "))]
+        }
+    }
+}
+
+/// Whether an event is worth a line under `--quiet`.
+pub(super) fn is_loud(line: &str) -> bool {
+    line.starts_with("error:") || line.starts_with("warning:") || line.starts_with("hint:") || line.starts_with("  log:")
+}
+
+impl Observer for Plain {
+    fn event(&self, event: &Event) {
+        for line in lines(event) {
+            if !self.quiet || is_loud(&line) {
+                eprintln!("{line}");
+            }
+        }
+    }
+
+    fn progress(&self, step: &str) -> Box<dyn Progress> {
+        let state = State { total: None, unit: "", said: Instant::now() };
+        Box::new(Lines { step: step.to_owned(), quiet: self.quiet, state: Mutex::new(state) })
+    }
+}
+
+struct Lines {
+    step: String,
+    quiet: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    total: Option<u64>,
+    unit: &'static str,
+    said: Instant,
+}
+
+impl Progress for Lines {
+    fn begin(&self, total: Option<u64>, unit: &'static str) {
+        if let Ok(mut state) = self.state.lock() {
+            (state.total, state.unit) = (total, unit);
+        }
+    }
+
+    fn update(&self, done: u64, message: &str) {
+        let Ok(mut state) = self.state.lock() else { return };
+        if self.quiet || state.said.elapsed() < PAUSE {
+            return;
+        }
+        state.said = Instant::now();
+        let total = state.total.map(|total| format!("/{total}")).unwrap_or_default();
+        eprintln!("         {}  {done}{total} {} {message}", self.step, state.unit);
+    }
+}

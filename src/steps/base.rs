@@ -1,0 +1,132 @@
+//! `uses: base`: a base model as a Hugging Face folder of its own.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    StepContext,
+    dataset::{rows_of, text},
+    train::write_json,
+};
+use crate::{
+    digest::Digest,
+    error::hinted,
+    model::{
+        BaseFolder, ModelConfig, RandomWeights, SafetensorsWeights, SourceFormat, SourceModel, Tokenizer,
+        TokenizerFiles, WeightDtype, parameter_count, write_model,
+    },
+    params::{BaseParams, RandomInit},
+};
+
+/// Files of a model folder beside its weights that are taken over where they exist.
+const SMALL_FILES: [&str; 5] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+];
+
+pub(crate) fn run(params: &BaseParams, ctx: &StepContext) -> anyhow::Result<()> {
+    match (&params.source, &params.init) {
+        (Some(source), _) => from_source(params, &source.0, ctx)?,
+        (None, Some(init)) => from_nothing(init, ctx)?,
+        (None, None) => unreachable!("the planner refuses a base without source and init"),
+    }
+    let base = BaseFolder::open(ctx.out)?;
+    if base.tokenizer.is_none() {
+        ctx.warn("this base has no tokenizer; set `tokenizer:` before it can be trained or evaluated");
+    }
+    ctx.log(format_args!("{}, {} parameters", base.config.model_type, parameter_count(&base.config)));
+    Ok(())
+}
+
+fn from_source(params: &BaseParams, source: &Path, ctx: &StepContext) -> anyhow::Result<()> {
+    let digest = Digest::of_path(source)?;
+    ctx.log(format_args!("digest of the source: {digest}"));
+    if let Some(pinned) = &params.digest {
+        ensure!(
+            *pinned == digest.to_string(),
+            "`{}` has the digest `{digest}`, but the recipe pins `{pinned}`",
+            source.display()
+        );
+    }
+    let format = SourceFormat::detect(source)?;
+    ctx.log(format_args!("format: {}", format.name()));
+    match format {
+        SourceFormat::HuggingFace => {
+            BaseFolder::open(source)?;
+            let weights = SafetensorsWeights::files_in(source)?;
+            let small = SMALL_FILES.iter().map(|name| (*name).to_owned());
+            let files: Vec<String> = small.chain(weights).filter(|name| source.join(name).is_file()).collect();
+            ctx.progress.begin(Some(files.len() as u64), "files");
+            for (done, name) in files.iter().enumerate() {
+                ctx.cancel.check()?;
+                // A copy, not a link: the source may be edited in place later.
+                fs::copy(source.join(name), ctx.out.join(name))
+                    .with_context(|| format!("cannot copy `{name}`"))?;
+                ctx.progress.update(done as u64 + 1, name);
+            }
+        }
+        SourceFormat::Gguf | SourceFormat::Llama2c => {
+            let model = match params.tokenizer {
+                Some(_) => SourceModel::open_without_tokenizer(source)?,
+                None => SourceModel::open_native(source)?,
+            }
+            .into_halves();
+            ctx.progress.begin(None, "bytes");
+            write_model(ctx.out, &model.config, model.weights.as_ref(), WeightDtype::F32)?;
+            if let Some(tokenizer) = &model.tokenizer {
+                tokenizer.write(ctx.out)?;
+            }
+        }
+    }
+    if let Some(tokenizer) = &params.tokenizer {
+        take_tokenizer(&tokenizer.0, ctx)?;
+    }
+    Ok(())
+}
+
+fn take_tokenizer(path: &Path, ctx: &StepContext) -> anyhow::Result<()> {
+    if path.is_dir() {
+        Tokenizer::from_dir(path)?;
+        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+            if path.join(name).is_file() {
+                fs::copy(path.join(name), ctx.out.join(name)).with_context(|| format!("cannot copy `{name}`"))?;
+            }
+        }
+        return Ok(());
+    }
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => {
+            fs::copy(path, ctx.out.join("tokenizer.json")).context("cannot copy `tokenizer.json`")?;
+            Ok(())
+        }
+        Some("bin") => {
+            let config = ModelConfig::from_json(&crate::model::read_json(&ctx.out.join("config.json"))?)?;
+            TokenizerFiles::from_llama2c(path, config.vocab_size)?.write(ctx.out)
+        }
+        _ => Err(hinted(
+            format!("`{}` is no known tokenizer", path.display()),
+            "give a tokenizer.json, a folder that holds one, or a llama2.c tok*.bin",
+        )),
+    }
+}
+
+fn from_nothing(init: &RandomInit, ctx: &StepContext) -> anyhow::Result<()> {
+    let rows = rows_of(&ctx.input(&init.tokenizer.text)?.path)?;
+    let texts = rows.iter().map(|row| text(row, "text").to_owned()).collect::<Vec<_>>();
+    TokenizerFiles::train(init.tokenizer.vocab_size, texts.into_iter())?.write(ctx.out)?;
+    let tokenizer = Tokenizer::from_dir(ctx.out)?;
+    let mut config = init.config.clone();
+    config.insert("vocab_size".to_owned(), json!(tokenizer.vocab_size()));
+    if let Some(eos) = tokenizer.eos_token_id() {
+        config.entry("eos_token_id").or_insert(json!(eos));
+    }
+    let config = ModelConfig::from_json(&Value::Object(config)).context("in `init.config`")?;
+    config.validate().context("in `init.config`")?;
+    write_model(ctx.out, &config, &RandomWeights::new(config.clone(), init.seed), WeightDtype::F32)?;
+    write_json(ctx, "evergraft.json", &json!({ "evergraft": env!("CARGO_PKG_VERSION"), "seed": init.seed }))
+}

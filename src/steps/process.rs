@@ -1,0 +1,86 @@
+//! A child process in a group of its own, so that everything it starts can be stopped with it.
+
+use std::{
+    collections::BTreeSet,
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, ExitStatus},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::Cancel;
+
+/// Time between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Groups that run now, for the second ctrl-C.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Kills the process groups of all running children.
+pub(crate) fn kill_running() {
+    if let Ok(running) = RUNNING.lock() {
+        running.iter().for_each(|id| signal_group(*id, Signal::KILL));
+    }
+}
+
+fn signal_group(id: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(id as i32) {
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+/// Kills the group when dropped while the child still runs.
+struct Group(Child);
+
+impl Group {
+    fn signal(&self, signal: Signal) {
+        signal_group(self.0.id(), signal);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            self.signal(Signal::KILL);
+            let _ = self.0.wait();
+        }
+        if let Ok(mut running) = RUNNING.lock() {
+            running.remove(&self.0.id());
+        }
+    }
+}
+
+/// Runs a command to its end, or stops it when asked to.
+///
+/// # Errors
+/// When it cannot be started, or [`super::Cancelled`].
+pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<ExitStatus> {
+    let child = command.process_group(0).spawn().context("cannot start the shell")?;
+    if let Ok(mut running) = RUNNING.lock() {
+        running.insert(child.id());
+    }
+    let mut group = Group(child);
+    let mut asked: Option<Instant> = None;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = group.0.try_wait()? {
+            cancel.check()?;
+            // What it left running in the background would write into a folder that is about to move.
+            group.signal(Signal::KILL);
+            return Ok(status);
+        }
+        match asked {
+            None if cancel.signal().is_some() => {
+                group.signal(Signal::TERM);
+                asked = Some(Instant::now());
+            }
+            Some(since) if since.elapsed() > GRACE => group.signal(Signal::KILL),
+            _ => {}
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}

@@ -25,6 +25,7 @@ pub mod peft;
 pub mod plan;
 pub mod progress;
 pub mod recipe;
+pub mod report;
 pub mod rng;
 pub mod steps;
 pub mod train;

@@ -1,5 +1,10 @@
 //! Scoring: generation, answer extraction and statistics. Knows models, not recipes or caches.
 
+mod commonsense;
 mod generate;
+mod gsm8k;
+pub mod stats;
 
+pub use commonsense::LabelExtractor;
 pub use generate::{GenerateOptions, generate};
+pub use gsm8k::{Gsm8kFilter, cut_at_stop_string};

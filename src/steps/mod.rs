@@ -4,10 +4,12 @@ mod base;
 mod command;
 mod context;
 mod dataset;
+mod eval;
 mod metrics;
 mod model_input;
 mod pretrain;
 mod process;
+mod report;
 mod swap;
 mod tokenize;
 mod train;
@@ -34,8 +36,8 @@ pub fn run(kind: &str, params: &Value, ctx: &StepContext) -> anyhow::Result<()> 
         "pretrain" => pretrain::run(&read(params)?, ctx),
         "train" => train::run(&read(params)?, ctx),
         "swap" => swap::run(&read(params)?, ctx),
-        // "eval" => eval::run(&read(params)?, ctx),
-        // "report" => report::run(&read(params)?, ctx),
+        "eval" => eval::run(&read(params)?, ctx),
+        "report" => report::run(&read(params)?, ctx),
         "command" => command::run(&read(params)?, ctx),
         _ => unreachable!("the planner knows every kind"),
     }

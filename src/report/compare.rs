@@ -1,0 +1,72 @@
+//! Paired comparison of each row with a baseline, on the same items.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader},
+    path::Path,
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::TaskTable;
+use crate::eval::stats;
+
+const RESAMPLES: usize = 10_000;
+
+/// One row against the baseline.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// Task name.
+    pub task: String,
+    /// The row.
+    pub label: String,
+    /// Its mean minus the baseline's.
+    pub difference: f64,
+    /// 95 % interval of the difference: paired bootstrap over items, each item's score averaged
+    /// over the runs. It holds the item sampling, not the spread between seeds.
+    pub ci95: Option<(f64, f64)>,
+    /// Items that both have.
+    pub items: usize,
+}
+
+/// Every other row of every table against the row called `baseline`.
+pub(super) fn compare(tables: &[TaskTable], baseline: &str) -> Vec<Comparison> {
+    let mut out = Vec::new();
+    for table in tables {
+        let Some(base) = table.rows.iter().find(|row| row.label == baseline) else { continue };
+        let base_items = items(&base.samples, &table.metric);
+        for row in table.rows.iter().filter(|row| row.label != baseline) {
+            let other = items(&row.samples, &table.metric);
+            let paired: Vec<f64> = match (&base_items, &other) {
+                (Some(a), Some(b)) if a.len() == b.len() => b.iter().zip(a).map(|(b, a)| b - a).collect(),
+                _ => Vec::new(),
+            };
+            out.push(Comparison {
+                task: table.task.clone(),
+                label: row.label.clone(),
+                difference: row.mean - base.mean,
+                ci95: stats::bootstrap(&paired, RESAMPLES),
+                items: paired.len(),
+            });
+        }
+    }
+    out
+}
+
+/// Each item's score, averaged over the runs; none when a file is missing or of another length.
+fn items(samples: &[std::path::PathBuf], metric: &str) -> Option<Vec<f64>> {
+    let runs: Vec<Vec<f64>> = samples.iter().map(|path| scores(path, metric)).collect::<Option<_>>()?;
+    let n = runs.first()?.len();
+    if runs.iter().any(|run| run.len() != n) {
+        return None;
+    }
+    Some((0..n).map(|item| runs.iter().map(|run| run[item]).sum::<f64>() / runs.len() as f64).collect())
+}
+
+fn scores(path: &Path, metric: &str) -> Option<Vec<f64>> {
+    BufReader::new(File::open(path).ok()?)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(&line.ok()?).ok()?.get(metric)?.as_f64())
+        .collect()
+}

@@ -1,0 +1,15 @@
+//! From evaluation results to documents. Reads artifacts and their lineage only.
+
+mod compare;
+mod context;
+mod plot;
+mod provenance;
+mod render;
+mod table;
+
+pub use compare::Comparison;
+pub use context::ReportContext;
+pub use plot::plot_svg;
+pub use provenance::{Provenance, StepRow, SwapRow, TrainingRow};
+pub use render::{Template, render};
+pub use table::{Row, TaskTable};

@@ -1,0 +1,280 @@
+//! `uses: eval`: generation, answer extraction, `results.json` and `samples_<task>.jsonl` under
+//! lm-eval's names. The files hold no times and no batch size: a score must not depend on them.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write as _},
+};
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Map, Value, json};
+
+use super::{
+    LoadedModel, StepContext,
+    dataset::{rows_of, text},
+    load_for_eval,
+    train::write_json,
+};
+use crate::{
+    data::{
+        Row,
+        prompt::{commonsense_eval_prompt, prompt},
+    },
+    digest::Digest,
+    error::hinted,
+    eval::{GenerateOptions, Gsm8kFilter, LabelExtractor, cut_at_stop_string, generate, stats},
+    model::device,
+    params::{COMMONSENSE_LABELS, EvalParams, PromptTemplate, TaskSpec},
+};
+
+/// Bumped when a task's prompt, extraction or metric changes.
+const TASK_VERSION: u32 = 1;
+
+pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> {
+    let loaded = load_for_eval(ctx.input(&params.model)?, &device::resolve(params.device))?;
+    let mut tasks = Vec::new();
+    for spec in &params.tasks {
+        let rows = rows_of(&ctx.input(&spec.dataset)?.path)?;
+        let task = Task::new(spec, rows, params.limit, &loaded)
+            .with_context(|| format!("in task `{}`", spec.name))?;
+        if task.truncated > 0 {
+            ctx.warn(format_args!(
+                "task `{}`: {} of {} prompts are longer than the context and were cut on the left",
+                spec.name,
+                task.truncated,
+                task.prompts.len()
+            ));
+        }
+        tasks.push(task);
+    }
+    let total: usize = tasks.iter().map(|task| task.prompts.len()).sum();
+    ctx.progress.begin(Some(total as u64), "samples");
+    let mut done = 0u64;
+    let mut results = Results::default();
+    for task in &tasks {
+        let name = &task.spec.name;
+        let generations = task
+            .generate(&loaded, params.batch_size, ctx, &mut done)
+            .with_context(|| format!("in task `{name}`"))?;
+        task.score(&generations, ctx, &mut results)?;
+    }
+    let evergraft = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "base_digest": loaded.base_digest,
+        "adapter": loaded.adapter,
+    });
+    write_json(ctx, "results.json", &results.finish(evergraft))
+}
+
+/// The parts of lm-eval's `results.json`, task by task.
+#[derive(Default)]
+struct Results {
+    sections: Map<String, Value>,
+}
+
+impl Results {
+    fn put(&mut self, section: &str, task: &str, value: Value) {
+        let entry = self.sections.entry(section).or_insert_with(|| json!({}));
+        entry[task] = value;
+    }
+
+    fn finish(mut self, evergraft: Value) -> Value {
+        self.sections.insert("evergraft".to_owned(), evergraft);
+        Value::Object(self.sections)
+    }
+}
+
+/// How generations become answers.
+enum Scorer {
+    Gsm8k,
+    Labels(LabelExtractor),
+}
+
+struct Task<'a> {
+    spec: &'a TaskSpec,
+    rows_in_dataset: usize,
+    texts: Vec<String>,
+    prompts: Vec<Vec<u32>>,
+    targets: Vec<String>,
+    truncated: usize,
+    max_new_tokens: usize,
+    prompt_name: Value,
+    labels: Vec<String>,
+    scorer: Scorer,
+}
+
+impl<'a> Task<'a> {
+    fn new(
+        spec: &'a TaskSpec,
+        rows: Vec<Row>,
+        limit: Option<usize>,
+        loaded: &LoadedModel,
+    ) -> anyhow::Result<Self> {
+        let known = COMMONSENSE_LABELS.iter().find(|(name, _)| *name == spec.name);
+        let mut labels = spec.labels.clone();
+        if labels.is_empty()
+            && let Some((_, known)) = known
+        {
+            labels = known.iter().map(|label| (*label).to_owned()).collect();
+        }
+        // `labels` of one's own make any name a label task.
+        let scorer =
+            if labels.is_empty() { Scorer::Gsm8k } else { Scorer::Labels(LabelExtractor::new(&labels)?) };
+        let default_tokens = if matches!(scorer, Scorer::Gsm8k) { 1024 } else { 32 };
+        let max_new_tokens = spec.max_new_tokens.unwrap_or(default_tokens);
+        // A prompt keeps at least half of the context, whatever the generation asks for.
+        let context = loaded.model.max_positions();
+        let room = context.saturating_sub(max_new_tokens).max(context / 2).clamp(1, context - 1);
+        let prompt_name = match (&spec.prompt, &scorer) {
+            (Some(template), _) => json!(template),
+            (None, Scorer::Gsm8k) => json!("alpaca_cot"),
+            (None, Scorer::Labels(_)) => json!("llm_adapters_eval"),
+        };
+        let mut task = Self {
+            spec,
+            rows_in_dataset: rows.len(),
+            texts: Vec::new(),
+            prompts: Vec::new(),
+            targets: Vec::new(),
+            truncated: 0,
+            max_new_tokens,
+            prompt_name,
+            labels,
+            scorer,
+        };
+        for (index, row) in rows.iter().take(limit.unwrap_or(usize::MAX)).enumerate() {
+            let answer = row.get("answer").and_then(Value::as_str).ok_or_else(|| {
+                hinted(
+                    format!("row {} of the dataset has no `answer`", index + 1),
+                    "map it in the `dataset` step: `fields: {answer: <source field>}`",
+                )
+            })?;
+            let text = task.render(row);
+            let mut ids = loaded.tokenizer.encode(&text, true)?;
+            ensure!(!ids.is_empty(), "row {} of the dataset gives an empty prompt", index + 1);
+            if ids.len() > room {
+                task.truncated += 1;
+                ids.drain(..ids.len() - room);
+            }
+            task.texts.push(text);
+            task.prompts.push(ids);
+            task.targets.push(answer.to_owned());
+        }
+        Ok(task)
+    }
+
+    fn render(&self, row: &Row) -> String {
+        let (instruction, input) = (text(row, "instruction"), text(row, "input"));
+        match (self.spec.prompt, &self.scorer) {
+            (Some(template), _) => prompt(template, instruction, input),
+            // The whole question is the instruction, also where training split it.
+            (None, Scorer::Gsm8k) => {
+                let question =
+                    if input.is_empty() { instruction.to_owned() } else { format!("{instruction}\n{input}") };
+                prompt(PromptTemplate::Alpaca, &question, "") + " Let's think step by step."
+            }
+            (None, Scorer::Labels(_)) => commonsense_eval_prompt(instruction, input),
+        }
+    }
+
+    fn generate(
+        &self,
+        loaded: &LoadedModel,
+        batch_size: usize,
+        ctx: &StepContext,
+        done: &mut u64,
+    ) -> anyhow::Result<Vec<String>> {
+        let mut stops = loaded.config.eos_token_ids.clone();
+        stops.extend(loaded.tokenizer.eos_token_id());
+        let options =
+            GenerateOptions { max_new_tokens: self.max_new_tokens, batch_size, stop_token_ids: stops };
+        let mut texts = vec![String::new(); self.prompts.len()];
+        let mut check = || ctx.cancel.check();
+        generate(&loaded.model, &self.prompts, &options, &mut check, &mut |index, tokens| {
+            texts[index] = loaded.tokenizer.decode(tokens, true)?;
+            *done += 1;
+            ctx.progress.update(*done, &self.spec.name);
+            Ok(())
+        })?;
+        Ok(texts)
+    }
+
+    /// Metrics of one generation: name, extracted answer, right or wrong.
+    fn grade(&self, generation: &str, target: &str) -> Vec<(String, Option<String>, bool)> {
+        match &self.scorer {
+            Scorer::Gsm8k => Gsm8kFilter::ALL
+                .iter()
+                .map(|filter| {
+                    let extracted = filter.extract(cut_at_stop_string(generation));
+                    let right = extracted.as_deref().is_some_and(|number| filter.matches(number, target));
+                    (format!("exact_match,{}", filter.name()), extracted, right)
+                })
+                .collect(),
+            Scorer::Labels(labels) => {
+                let extracted = labels.extract(generation.trim()).map(str::to_owned);
+                let right = extracted.as_deref() == Some(target);
+                vec![("acc,label-extract".to_owned(), extracted, right)]
+            }
+        }
+    }
+
+    fn score(&self, generations: &[String], ctx: &StepContext, results: &mut Results) -> anyhow::Result<()> {
+        let name = &self.spec.name;
+        let file_name = format!("samples_{name}.jsonl");
+        let file = File::create(ctx.out.join(&file_name)).with_context(|| format!("cannot write `{file_name}`"))?;
+        let mut file = BufWriter::new(file);
+        // Metric, right answers, generations without an answer.
+        let mut tally: Vec<(String, usize, usize)> = Vec::new();
+        for (index, generation) in generations.iter().enumerate() {
+            let target = &self.targets[index];
+            let mut line = json!({
+                "doc_id": index, "prompt": self.texts[index], "generation": generation, "target": target,
+                "extracted": {},
+            });
+            for (place, (metric, extracted, right)) in self.grade(generation, target).into_iter().enumerate() {
+                if tally.len() == place {
+                    tally.push((metric.clone(), 0, 0));
+                }
+                tally[place].1 += usize::from(right);
+                tally[place].2 += usize::from(extracted.is_none());
+                let filter = metric.split_once(',').map_or(metric.as_str(), |(_, filter)| filter);
+                line["extracted"][filter] = json!(extracted);
+                line[&metric] = json!(u8::from(right));
+            }
+            serde_json::to_writer(&mut file, &line)?;
+            writeln!(file).with_context(|| format!("cannot write `{file_name}`"))?;
+        }
+        file.flush().with_context(|| format!("cannot write `{file_name}`"))?;
+        let n = generations.len();
+        let mut scores = json!({ "alias": name });
+        let mut unparsed = json!({});
+        for (metric, right, missing) in &tally {
+            let p = *right as f64 / n.max(1) as f64;
+            let (base, filter) = metric.split_once(',').unwrap_or((metric, "none"));
+            let (low, high) = stats::wilson(*right, n);
+            scores[metric] = json!(p);
+            scores[format!("{base}_stderr,{filter}")] = json!(stats::stderr(p, n));
+            scores[format!("{base}_ci95,{filter}")] = json!([low, high]);
+            unparsed[filter] = json!(missing);
+            ctx.log(format_args!("{name}: {metric} {p:.4} ({right} of {n}; {missing} without an answer)"));
+        }
+        let primary = match self.scorer {
+            Scorer::Gsm8k => "exact_match,flexible-extract",
+            Scorer::Labels(_) => "acc,label-extract",
+        };
+        results.put("results", name, scores);
+        results.put("n-samples", name, json!({ "original": self.rows_in_dataset, "effective": n }));
+        results.put("n-shot", name, json!(0));
+        results.put("versions", name, json!(TASK_VERSION));
+        results.put("primary_metric", name, json!(primary));
+        results.put("unparsed", name, unparsed);
+        results.put("truncated_prompts", name, json!(self.truncated));
+        let config = json!({
+            "task": name, "prompt": self.prompt_name, "labels": self.labels,
+            "max_new_tokens": self.max_new_tokens, "do_sample": false,
+            "prompt_digest": Digest::of_bytes(self.texts.first().map_or(&[][..], |text| text.as_bytes())),
+        });
+        results.put("configs", name, config);
+        Ok(())
+    }
+}

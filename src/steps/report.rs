@@ -1,0 +1,53 @@
+//! `uses: report`: results, statistics and provenance through a template.
+
+use std::{fs, io::Read as _, path::Path};
+
+use anyhow::{Context as _, ensure};
+use serde_json::json;
+
+use super::{StepContext, train::write_json};
+use crate::{
+    params::ReportParams,
+    report::{ReportContext, Template, plot_svg, render},
+};
+
+const SHIPPED: &str = include_str!("../../templates/report.md.j2");
+const TEX_TABLE: &str = include_str!("../../templates/table.tex.j2");
+/// Longest template that is read.
+const MAX_TEMPLATE: u64 = 1 << 20;
+
+pub(crate) fn run(params: &ReportParams, ctx: &StepContext) -> anyhow::Result<()> {
+    let results =
+        params.results.iter().map(|result| ctx.input(result).cloned()).collect::<anyhow::Result<Vec<_>>>()?;
+    let context = ReportContext::new(params, &results)?;
+    write_json(ctx, "report.json", &serde_json::to_value(&context)?)?;
+    let (name, text) = match &params.template_file {
+        Some(file) => {
+            let name = file.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            (name, read_template(&file.0)?)
+        }
+        None => ("report.md.j2".to_owned(), SHIPPED.to_owned()),
+    };
+    let template = Template { name: &name, text: &text };
+    write(ctx, &format!("report.{}", template.ending()), &render(&template, &context)?)?;
+    write(ctx, "report.svg", &plot_svg(&context.tables))?;
+    fs::create_dir(ctx.out.join("tables")).context("cannot make `tables`")?;
+    let tex = Template { name: "table.tex.j2", text: TEX_TABLE };
+    for table in &context.tables {
+        let values = json!({ "title": context.title, "evergraft": context.evergraft, "table": table });
+        write(ctx, &format!("tables/{}.tex", table.task), &render(&tex, &values)?)?;
+    }
+    Ok(())
+}
+
+fn read_template(path: &Path) -> anyhow::Result<String> {
+    let cannot = || format!("cannot read the template `{}`", path.display());
+    let mut text = String::new();
+    fs::File::open(path).with_context(cannot)?.take(MAX_TEMPLATE + 1).read_to_string(&mut text).with_context(cannot)?;
+    ensure!(text.len() as u64 <= MAX_TEMPLATE, "the template `{}` is longer than 1 MiB", path.display());
+    Ok(text)
+}
+
+fn write(ctx: &StepContext, name: &str, text: &str) -> anyhow::Result<()> {
+    fs::write(ctx.out.join(name), text).with_context(|| format!("cannot write `{name}`"))
+}

@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod check;
+mod layers;
 mod method;
+mod parity;
 mod plan;
+mod run;
 mod schema;
+mod space;
 mod tiny;

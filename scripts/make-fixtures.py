@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Makes the committed tiny models of tests/fixtures/models, with what transformers computes on them.
+
+    make-fixtures.py tiny tests/fixtures/models      all of them
+    make-fixtures.py real MODEL_DIR OUT.json         expectations of a real model, for the ignored test
+
+Needs torch, transformers, peft, safetensors and gguf (made with torch 2.9.0, transformers 5.23.0,
+peft 0.21.2). Everything is drawn from fixed seeds.
+"""
+import json
+import os
+import sys
+
+import numpy as np
+import torch
+
+PROMPTS = [[5, 17, 3, 42, 8, 61, 30, 2, 11, 29, 50], [9, 33, 21, 7, 44, 12, 60]]
+SHAPE = dict(
+    vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.2, bos_token_id=1, eos_token_id=0,
+)
+
+
+def expected(model, path, greedy=16):
+    """Logits of every position of every prompt, and a greedy continuation of each."""
+    model.eval()
+    out = []
+    for ids in PROMPTS:
+        with torch.no_grad():
+            x = torch.tensor([ids])
+            logits = model(x).logits[0]
+            new = []
+            for _ in range(greedy):
+                token = int(model(x).logits[0, -1].argmax())
+                new.append(token)
+                x = torch.cat([x, torch.tensor([[token]])], 1)
+        out.append(dict(input_ids=ids, logits=[[float(f"{v:.7g}") for v in row] for row in logits.tolist()], greedy=new))
+    with open(path, "w") as file:
+        json.dump(out, file)
+
+
+def randomize(model, seed):
+    """Norms and biases start at one and zero; give them values that a mistake would show in."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("norm.weight"):
+                p.copy_(1 + 0.3 * torch.randn(p.shape, generator=g))
+            elif name.endswith(".bias"):
+                p.copy_(0.3 * torch.randn(p.shape, generator=g))
+            else:
+                p.copy_(0.2 * torch.randn(p.shape, generator=g))
+    return model
+
+
+def permute(w, heads):
+    """Hugging Face's q/k row order to the interleaved one of GGUF files."""
+    return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def unpermute(w, heads):
+    return w.reshape(heads, w.shape[0] // heads // 2, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def gguf_file(model, path, kind):
+    """Writes the model as GGUF and gives back the model of the de-quantised weights."""
+    import gguf
+    from gguf import GGMLQuantizationType as Q
+
+    names = {
+        "model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight", "input_layernorm.weight": "attn_norm.weight",
+        "post_attention_layernorm.weight": "ffn_norm.weight", "self_attn.q_proj.weight": "attn_q.weight",
+        "self_attn.k_proj.weight": "attn_k.weight", "self_attn.v_proj.weight": "attn_v.weight",
+        "self_attn.o_proj.weight": "attn_output.weight", "mlp.gate_proj.weight": "ffn_gate.weight",
+        "mlp.up_proj.weight": "ffn_up.weight", "mlp.down_proj.weight": "ffn_down.weight",
+    }
+    c = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(c.num_hidden_layers)
+    writer.add_context_length(c.max_position_embeddings)
+    writer.add_embedding_length(c.hidden_size)
+    writer.add_feed_forward_length(c.intermediate_size)
+    writer.add_head_count(c.num_attention_heads)
+    writer.add_head_count_kv(c.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(c.hidden_size // c.num_attention_heads)
+    writer.add_vocab_size(c.vocab_size)
+    # A byte-level BPE of 64 single characters, enough for the reader to rebuild a tokenizer.
+    tokens = ["<eos>", "<bos>"] + [chr(33 + i) for i in range(62)]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3] + [1] * 62)
+    writer.add_token_merges([])
+    writer.add_eos_token_id(0)
+    writer.add_bos_token_id(1)
+    qtype = getattr(Q, kind)
+    state = {}
+    for name, p in model.state_dict().items():
+        if name == "lm_head.weight" and c.tie_word_embeddings:
+            continue
+        parts = name.split(".")
+        if parts[1] == "layers":
+            target = f"blk.{parts[2]}.{names['.'.join(parts[3:])]}"
+        else:
+            target = names[name]
+        w = p.detach().numpy().astype(np.float32)
+        heads = {"q_proj": c.num_attention_heads, "k_proj": c.num_key_value_heads}.get(parts[-2] if len(parts) > 2 else "")
+        stored = permute(w, heads) if heads else w
+        kept = Q.F32 if w.ndim == 1 else qtype
+        data = gguf.quants.quantize(stored, kept)
+        writer.add_tensor(target, data, raw_dtype=kept)
+        back = gguf.quants.dequantize(data, kept).reshape(w.shape).astype(np.float32)
+        state[name] = torch.from_numpy(np.ascontiguousarray(unpermute(back, heads) if heads else back))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    if c.tie_word_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    twin = type(model)(c)
+    twin.load_state_dict(state)
+    return twin
+
+
+def tiny(out):
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    models = {
+        "llama": randomize(LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)), 1),
+        "llama-untied-sharded": randomize(LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False)), 2),
+        "qwen2": randomize(Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True)), 3),
+    }
+    for name, model in models.items():
+        folder = f"{out}/{name}"
+        os.makedirs(folder, exist_ok=True)
+        model.save_pretrained(folder, max_shard_size="40KB" if "sharded" in name else "1GB")
+        expected(model, f"{folder}/expected.json")
+    for kind in ["F32", "F16", "Q8_0", "Q4_0", "Q4_1"]:
+        folder = f"{out}/gguf-{kind.lower()}"
+        os.makedirs(folder, exist_ok=True)
+        expected(gguf_file(models["llama"], f"{folder}/model.gguf", kind), f"{folder}/expected.json")
+    torch.manual_seed(4)
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.05, task_type="CAUSAL_LM", init_lora_weights=False,
+                        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    peft = get_peft_model(models["llama"], config)
+    peft.save_pretrained(f"{out}/llama-lora")
+    os.remove(f"{out}/llama-lora/README.md")
+    expected(peft, f"{out}/llama-lora/expected.json")
+
+
+def real(model_dir, path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tok = AutoTokenizer.from_pretrained(model_dir)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    out = []
+    for text in ["Once upon a time", "The capital of France is", "def fib(n):\n    if n < 2:\n        return"]:
+        ids = tok(text)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, -1]
+            new = model.generate(torch.tensor([ids]), max_new_tokens=32, min_new_tokens=32, do_sample=False)[0][len(ids):]
+        out.append(dict(text=text, input_ids=ids, logits=[[float(f"{v:.7g}") for v in logits.tolist()]], greedy=new.tolist()))
+    with open(path, "w") as file:
+        json.dump(out, file)
+
+
+if __name__ == "__main__":
+    {"tiny": tiny, "real": real}[sys.argv[1]](*sys.argv[2:])

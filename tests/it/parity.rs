@@ -1,0 +1,175 @@
+//! Our logits and greedy tokens against transformers' and peft's, on tiny models that
+//! scripts/make-fixtures.py made, in f32.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use evergraft::{
+    eval::{GenerateOptions, generate},
+    model::{BaseFolder, Decoder, SourceModel, TokenBatch, Tokenizer, TokenizerFiles, Untouched},
+    peft,
+};
+use serde::Deserialize;
+
+const TOLERANCE: f32 = 1e-4;
+
+/// What transformers computed for one prompt.
+#[derive(Deserialize)]
+struct Expected {
+    #[serde(default)]
+    text: String,
+    input_ids: Vec<u32>,
+    logits: Vec<Vec<f32>>,
+    greedy: Vec<u32>,
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
+}
+
+fn expectations(path: &Path) -> Vec<Expected> {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn folder(name: &str) -> Decoder {
+    let base = BaseFolder::open(&fixture(name)).unwrap();
+    Decoder::load(&base.config, base.weights.as_ref(), &Device::flex()).unwrap()
+}
+
+/// Logits of every position, `[seq][vocab]`.
+fn logits(model: &Decoder, ids: &[u32]) -> Vec<Vec<f32>> {
+    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+    let batch = TokenBatch::right_padded(&[&ids], 0, model.device());
+    let logits = model.logits(model.hidden(&batch, None, &Untouched));
+    let [_, vocab] = logits.dims();
+    logits.into_data().try_to_vec::<f32>().unwrap().chunks(vocab).map(<[f32]>::to_vec).collect()
+}
+
+fn furthest(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f32 {
+    assert_eq!((ours.len(), ours[0].len()), (theirs.len(), theirs[0].len()));
+    ours.iter().flatten().zip(theirs.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn continuations(model: &Decoder, prompts: &[Vec<u32>], batch_size: usize, tokens: usize) -> Vec<Vec<u32>> {
+    let options = GenerateOptions { max_new_tokens: tokens, batch_size, stop_token_ids: Vec::new() };
+    let mut out = vec![Vec::new(); prompts.len()];
+    generate(model, prompts, &options, &mut || Ok(()), &mut |index, new| {
+        out[index] = new.to_vec();
+        Ok(())
+    })
+    .unwrap();
+    out
+}
+
+/// Logits, and greedy tokens with the cache: alone, and in a batch whose shorter row is padded.
+fn compare(name: &str, model: &Decoder) {
+    let expected = expectations(&fixture(name).join("expected.json"));
+    let prompts: Vec<Vec<u32>> = expected.iter().map(|case| case.input_ids.clone()).collect();
+    for case in &expected {
+        let difference = furthest(&logits(model, &case.input_ids), &case.logits);
+        println!("{name}: {} tokens, largest difference of a logit {difference:.1e}", case.input_ids.len());
+        assert!(difference < TOLERANCE, "{name}: {difference}");
+    }
+    for batch_size in [1, 2] {
+        let new = continuations(model, &prompts, batch_size, expected[0].greedy.len());
+        for (new, case) in new.iter().zip(&expected) {
+            assert_eq!(new, &case.greedy, "{name}, batch size {batch_size}");
+        }
+    }
+}
+
+#[test]
+fn folders_match_transformers() {
+    for name in ["llama", "llama-untied-sharded", "qwen2"] {
+        compare(name, &folder(name));
+    }
+}
+
+#[test]
+fn gguf_files_match_transformers_in_both_orders() {
+    for kind in ["f32", "f16", "q8_0", "q4_0", "q4_1"] {
+        let name = format!("gguf-{kind}");
+        let open = || SourceModel::open_native(&fixture(&name).join("model.gguf")).unwrap();
+        for source in [open(), open().into_halves()] {
+            let model = Decoder::load(&source.config, source.weights.as_ref(), &Device::flex()).unwrap();
+            compare(&name, &model);
+        }
+    }
+}
+
+#[test]
+fn a_peft_adapter_gives_the_same_logits_and_changes_them() {
+    let mut model = folder("llama");
+    let ids = expectations(&fixture("llama/expected.json")).remove(0).input_ids;
+    let bare = logits(&model, &ids);
+    peft::load_adapter(&mut model, &fixture("llama-lora")).unwrap();
+    compare("llama-lora", &model);
+    assert!(furthest(&logits(&model, &ids), &bare) > 0.1, "the adapter must have an effect");
+}
+
+#[test]
+fn the_cache_changes_nothing() {
+    let model = folder("qwen2");
+    let prompts: Vec<Vec<u32>> = (1..8).map(|n| (0..n * 2).map(|i| (i * 7 + n * 3) % 60 + 2).collect()).collect();
+    let alone = continuations(&model, &prompts, 1, 12);
+    assert_eq!(alone, continuations(&model, &prompts, 3, 12));
+    assert_eq!(alone, continuations(&model, &prompts, 7, 12));
+    for (prompt, new) in prompts.iter().zip(&alone) {
+        let mut ids = prompt.clone();
+        for token in new {
+            let row = logits(&model, &ids).pop().unwrap();
+            let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+            assert_eq!(best as u32, *token);
+            ids.push(*token);
+        }
+    }
+}
+
+/// A real trained model, where the data folder of the developers is present.
+#[test]
+fn stories260k_tells_its_story() {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/models/stories260K");
+    if !shared.is_dir() {
+        println!("skipped: `../shared/data/models/stories260K` is not there");
+        return;
+    }
+    let source = SourceModel::open_native(&shared.join("stories260K.bin")).unwrap();
+    let files = tempfile::tempdir().unwrap();
+    TokenizerFiles::from_llama2c(&shared.join("tok512.bin"), source.config.vocab_size)
+        .unwrap()
+        .write(files.path())
+        .unwrap();
+    let tokenizer = Tokenizer::from_dir(files.path()).unwrap();
+    let prompt = tokenizer.encode("Once upon a time", true).unwrap();
+    for source in [source, SourceModel::open_native(&shared.join("stories260K.bin")).unwrap().into_halves()] {
+        let model = Decoder::load(&source.config, source.weights.as_ref(), &Device::flex()).unwrap();
+        let new = continuations(&model, std::slice::from_ref(&prompt), 1, 40).remove(0);
+        let text = tokenizer.decode(&new, true).unwrap();
+        let story = ", there was a little girl named Lily. She loved to play outside in the park.";
+        assert!(text.starts_with(story), "{text:?}");
+    }
+}
+
+/// `EVERGRAFT_SMOLLM2` names a folder with SmolLM2-135M (folder and GGUF) and the `expected.json`
+/// of `scripts/make-fixtures.py real`.
+#[test]
+#[ignore = "needs a real model"]
+fn smollm2_matches_transformers() {
+    let dir = PathBuf::from(std::env::var_os("EVERGRAFT_SMOLLM2").expect("EVERGRAFT_SMOLLM2 names a folder"));
+    let base = BaseFolder::open(&dir).unwrap();
+    let gguf = SourceModel::open_native(&dir.join("SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap().into_halves();
+    let tokenizer = base.tokenizer.unwrap();
+    let models = [("folder", &base.config, &base.weights), ("GGUF", &gguf.config, &gguf.weights)];
+    for (name, config, weights) in models {
+        let model = Decoder::load(config, weights.as_ref(), &Device::flex()).unwrap();
+        for case in expectations(&dir.join("expected.json")) {
+            assert_eq!(tokenizer.encode(&case.text, true).unwrap(), case.input_ids);
+            let ours = logits(&model, &case.input_ids).pop().unwrap();
+            let difference = furthest(&[ours], &case.logits);
+            println!("{name}: {:?}: largest difference of a logit {difference:.1e}", case.text);
+            assert!(difference < TOLERANCE, "{difference}");
+            let new = continuations(&model, &[case.input_ids], 1, case.greedy.len()).remove(0);
+            assert_eq!(new, case.greedy);
+        }
+    }
+}

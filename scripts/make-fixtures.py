@@ -87,12 +87,12 @@ def gguf_file(model, path, kind):
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(c.hidden_size // c.num_attention_heads)
     writer.add_vocab_size(c.vocab_size)
-    # A byte-level BPE of 64 single characters, enough for the reader to rebuild a tokenizer.
-    tokens = ["<eos>", "<bos>"] + [chr(33 + i) for i in range(62)]
+    # A byte-level BPE of 61 characters and one merge, enough for the reader to rebuild a tokenizer.
+    tokens = ["<eos>", "<bos>"] + [chr(33 + i) for i in range(61)] + ["AB"]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3] + [1] * 62)
-    writer.add_token_merges([])
+    writer.add_token_merges(["A B"])
     writer.add_eos_token_id(0)
     writer.add_bos_token_id(1)
     qtype = getattr(Q, kind)
@@ -148,6 +148,13 @@ def tiny(out):
     peft = get_peft_model(models["llama"], config)
     peft.save_pretrained(f"{out}/llama-lora")
     os.remove(f"{out}/llama-lora/README.md")
+    # peft writes a set; sorted, the file is the same every time.
+    path = f"{out}/llama-lora/adapter_config.json"
+    with open(path) as file:
+        settings = json.load(file)
+    settings["target_modules"].sort()
+    with open(path, "w") as file:
+        json.dump(settings, file, indent=2, sort_keys=True)
     expected(peft, f"{out}/llama-lora/expected.json")
 
 

@@ -34,25 +34,33 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a recipe: steps whose results are in the cache are not run again.
-    #[command(after_help = "Examples:\n  evergraft run recipes/quickstart.yaml\n  evergraft run recipe.yaml --set params.pc=0.1 --set 'params.seeds=[1,2]'\n  evergraft run recipe.yaml --until train -j 2")]
+    #[command(
+        after_help = "Examples:\n  evergraft run recipes/quickstart.yaml\n  evergraft run recipe.yaml --set params.pc=0.1 --set 'params.seeds=[1,2]'\n  evergraft run recipe.yaml --until train -j 2"
+    )]
     Run(RunArgs),
     /// Check a recipe without running anything.
     #[command(visible_alias = "validate", after_help = "Example:\n  evergraft check recipe.yaml")]
     Check(RecipeArgs),
     /// Tell what would run, what is cached, and why.
-    #[command(after_help = "Examples:\n  evergraft plan recipe.yaml\n  evergraft plan recipe.yaml --check     # exit code 5 if anything would run")]
+    #[command(
+        after_help = "Examples:\n  evergraft plan recipe.yaml\n  evergraft plan recipe.yaml --check     # exit code 5 if anything would run"
+    )]
     Plan(PlanArgs),
     /// Show field by field how a step's key differs from the last one.
     #[command(after_help = "Example:\n  evergraft explain train -f recipe.yaml --set params.pc=0.3")]
     Explain(StepArgs),
     /// Draw the steps and their edges.
-    #[command(after_help = "Examples:\n  evergraft graph recipe.yaml --format mermaid\n  evergraft graph recipe.yaml --format dot | dot -Tsvg > graph.svg")]
+    #[command(
+        after_help = "Examples:\n  evergraft graph recipe.yaml --format mermaid\n  evergraft graph recipe.yaml --format dot | dot -Tsvg > graph.svg"
+    )]
     Graph(GraphArgs),
     /// Print the log of a step's result.
     #[command(after_help = "Example:\n  evergraft log 'train[method=lora,seed=1]' -f recipe.yaml")]
     Log(LogArgs),
     /// Print the JSON Schema of recipes, for editors.
-    #[command(after_help = "Example:\n  evergraft schema > recipe.schema.json\n  # then begin recipes with: # yaml-language-server: $schema=recipe.schema.json")]
+    #[command(
+        after_help = "Example:\n  evergraft schema > recipe.schema.json\n  # then begin recipes with: # yaml-language-server: $schema=recipe.schema.json"
+    )]
     Schema,
     /// List the steps with their results' folders.
     #[command(after_help = "Example:\n  evergraft ls recipe.yaml")]

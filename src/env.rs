@@ -20,6 +20,8 @@ pub fn is_on(name: &str) -> bool {
 pub fn cache_dir() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set(CACHE_DIR)
-        .or_else(|| set("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("evergraft")))
+        .or_else(|| {
+            set("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("evergraft"))
+        })
         .or_else(|| set("HOME").map(|path| path.join(".cache/evergraft")))
 }

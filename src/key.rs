@@ -8,12 +8,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{
-    digest::Digest,
-    params::REF_KEY,
-    plan::StepNode,
-    steps::Input,
-};
+use crate::{digest::Digest, params::REF_KEY, plan::StepNode, steps::Input};
 
 /// Format of [`StepKey`]; bumped when its meaning changes. 1: the first.
 const FORMAT: u32 = 1;
@@ -70,7 +65,13 @@ impl StepKey {
             }
             printed = seen.into_values().collect();
         }
-        Self { format: FORMAT, kind: node.kind.name.to_owned(), step_version: node.kind.version, params, printed }
+        Self {
+            format: FORMAT,
+            kind: node.kind.name.to_owned(),
+            step_version: node.kind.version,
+            params,
+            printed,
+        }
     }
 
     /// The digest that names the cache entry. Parameters come from typed structs, whose fields
@@ -140,7 +141,11 @@ fn replace(
             let path = Path::new(text.as_str());
             if let Some(digest) = files.get(path) {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                *value = if with_name { json!({ "$file": digest, "name": name }) } else { json!({ "$file": digest }) };
+                *value = if with_name {
+                    json!({ "$file": digest, "name": name })
+                } else {
+                    json!({ "$file": digest })
+                };
             }
         }
         Value::Array(items) => items.iter_mut().for_each(|item| replace(item, inputs, files, with_name)),

@@ -35,12 +35,7 @@ impl UseLock {
 }
 
 /// Waits for the lock on a file and writes its owner into it.
-pub(super) fn acquire(
-    path: &Path,
-    alone: bool,
-    what: &str,
-    options: &LockOptions,
-) -> Result<File, Error> {
+pub(super) fn acquire(path: &Path, alone: bool, what: &str, options: &LockOptions) -> Result<File, Error> {
     let open = || -> anyhow::Result<File> {
         OpenOptions::new()
             .read(true)
@@ -59,7 +54,9 @@ pub(super) fn acquire(
             Ok(()) => break,
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => {
-                return Err(anyhow::Error::new(error).context(format!("cannot lock `{}`", path.display())).into());
+                return Err(anyhow::Error::new(error)
+                    .context(format!("cannot lock `{}`", path.display()))
+                    .into());
             }
         }
         if options.timeout.is_some_and(|timeout| start.elapsed() >= timeout) {

@@ -57,7 +57,10 @@ impl Record {
         };
         ensure!(about.len() <= MAX_BYTES, "the record is too long");
         let record: Self = parse(&fs::read(path)?)?;
-        ensure!(&record.digest == digest && record.key.digest() == *digest, "the record belongs to another key");
+        ensure!(
+            &record.digest == digest && record.key.digest() == *digest,
+            "the record belongs to another key"
+        );
         Ok(Some(record))
     }
 

@@ -192,7 +192,8 @@ impl Cache {
         // than change a result that others rely on.
         for entry in walkdir::WalkDir::new(&out) {
             let entry = entry?;
-            if entry.file_type().is_symlink() || !(entry.file_type().is_file() || entry.file_type().is_dir()) {
+            if entry.file_type().is_symlink() || !(entry.file_type().is_file() || entry.file_type().is_dir())
+            {
                 bail!(
                     "the step left `{}`, which is neither a file nor a folder",
                     entry.path().strip_prefix(&out).unwrap_or(entry.path()).display()

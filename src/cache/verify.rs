@@ -44,13 +44,14 @@ impl Cache {
             }
             on_record();
             let mut report = |path: PathBuf, problem: String| damage.push(Damage { path, problem });
-            let record: Record = match fs::read(entry.path()).map_err(Into::into).and_then(|b| record::parse(&b)) {
-                Ok(record) => record,
-                Err(error) => {
-                    report(entry.path().to_owned(), format!("the record is damaged: {error:#}"));
-                    continue;
-                }
-            };
+            let record: Record =
+                match fs::read(entry.path()).map_err(Into::into).and_then(|b| record::parse(&b)) {
+                    Ok(record) => record,
+                    Err(error) => {
+                        report(entry.path().to_owned(), format!("the record is damaged: {error:#}"));
+                        continue;
+                    }
+                };
             if record.digest.hex() != name || record.key.digest() != record.digest {
                 report(entry.path().to_owned(), "the record belongs to another key".to_owned());
             }
@@ -58,7 +59,9 @@ impl Cache {
             match Digest::of_path(&place) {
                 Ok(digest) if place.is_dir() && digest == record.artifact => {}
                 Ok(_) => report(place, format!("the artifact of `{}` was changed", record.node)),
-                Err(error) => report(place, format!("the artifact of `{}` is damaged: {error:#}", record.node)),
+                Err(error) => {
+                    report(place, format!("the artifact of `{}` is damaged: {error:#}", record.node))
+                }
             }
         }
         Ok(damage)
@@ -72,7 +75,8 @@ impl Cache {
                 && about.is_file()
             {
                 size.bytes += about.len();
-                size.records += u64::from(entry.path().components().any(|part| part.as_os_str() == "records"));
+                size.records +=
+                    u64::from(entry.path().components().any(|part| part.as_os_str() == "records"));
             }
         }
         size

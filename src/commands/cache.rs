@@ -23,11 +23,9 @@ pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
             let size = cache.size();
             match format {
                 Format::Json => print_json(&size),
-                Format::Text => print(&format!(
-                    "{} results, {}\n",
-                    size.records,
-                    indicatif::BinaryBytes(size.bytes)
-                )),
+                Format::Text => {
+                    print(&format!("{} results, {}\n", size.records, indicatif::BinaryBytes(size.bytes)))
+                }
             }
         }
         CacheCommand::Verify { format } => {
@@ -44,9 +42,7 @@ pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
             }
             match damage.len() {
                 0 => Ok(()),
-                n => Err(Error::Integrity(format!(
-                    "{n} results are damaged; the next run makes them anew"
-                ))),
+                n => Err(Error::Integrity(format!("{n} results are damaged; the next run makes them anew"))),
             }
         }
         CacheCommand::Clean { lock_timeout } => {

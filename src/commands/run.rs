@@ -26,8 +26,7 @@ pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
         }
     }
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-    let selection =
-        Selection { only: args.only.clone(), from: args.from.clone(), until: args.until.clone() };
+    let selection = Selection { only: args.only.clone(), from: args.from.clone(), until: args.until.clone() };
     let options = RunOptions {
         selection,
         forced,

@@ -96,7 +96,8 @@ mod tests {
             ("Line one\nLine two\nLine three", "Line one", "Line two\nLine three"),
             ("Q\n", "Q", ""),
         ] {
-            let got = convert(json!({"query": query, "response": "2"}), DatasetFormat::MetaMath, &[]).unwrap();
+            let got =
+                convert(json!({"query": query, "response": "2"}), DatasetFormat::MetaMath, &[]).unwrap();
             assert_eq!(got, json!({"instruction": instruction, "input": input, "output": "2"}));
         }
     }

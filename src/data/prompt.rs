@@ -34,7 +34,9 @@ pub fn prompt(template: PromptTemplate, instruction: &str, input: &str) -> Strin
 /// LLM-Adapters' evaluation prompt, which differs from its training prompt in white space.
 pub fn commonsense_eval_prompt(instruction: &str, input: &str) -> String {
     if input.is_empty() {
-        format!("{PLAIN_TASK} \n\n{INDENT}### Instruction:\n{INDENT}{instruction}\n\n{INDENT}### Response:\n{INDENT}")
+        format!(
+            "{PLAIN_TASK} \n\n{INDENT}### Instruction:\n{INDENT}{instruction}\n\n{INDENT}### Response:\n{INDENT}"
+        )
     } else {
         format!(
             "{INPUT_TASK}\n\n{INDENT}### Instruction:\n{INDENT}{instruction}\n\n{INDENT}### Input:\n{INDENT}{input}\n\n{INDENT}### Response:\n{INDENT}"

@@ -65,8 +65,8 @@ fn read_lines(reader: &mut impl BufRead, path: &Path) -> anyhow::Result<Vec<Row>
 }
 
 fn read_array(reader: &mut impl BufRead, path: &Path) -> anyhow::Result<Vec<Row>> {
-    let value: Value = serde_json::from_reader(reader)
-        .with_context(|| format!("`{}` is not valid JSON", path.display()))?;
+    let value: Value =
+        serde_json::from_reader(reader).with_context(|| format!("`{}` is not valid JSON", path.display()))?;
     let Value::Array(items) = value else {
         return Err(hinted(
             format!("`{}` is not an array of objects", path.display()),

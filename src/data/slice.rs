@@ -40,7 +40,8 @@ impl FromStr for Split {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a split: write `train`, `train[:1000]`, `[10:20]` or `[:10%]`");
+        let wrong =
+            || format!("`{text}` is not a split: write `train`, `train[:1000]`, `[10:20]` or `[:10%]`");
         let (name, rows) = match text.split_once('[') {
             None => (text, None),
             Some((name, rest)) => (name, Some(rest.strip_suffix(']').ok_or_else(wrong)?)),

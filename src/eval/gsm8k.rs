@@ -127,14 +127,41 @@ mod tests {
     #[test]
     fn paper_compat_extraction() {
         for (text, expected) in [
-            ("18", Some(18.0)), ("$18", Some(18.0)), ("18.", Some(18.0)), ("1,234", Some(1234.0)),
-            ("1,234,567", Some(1234.0)), ("12.5", Some(12.0)), ("13.5", Some(14.0)), ("2.5", Some(2.0)),
-            ("3.5", Some(4.0)), ("0.5", Some(0.0)), (".5", Some(0.0)), ("1/2", Some(0.0)), ("3/4", Some(1.0)),
-            ("7/2", Some(4.0)), ("3/0", Some(3.0)), ("0/0", Some(0.0)), ("/5", None), (",5", Some(5.0)),
-            ("-5", Some(-5.0)), ("+3", Some(3.0)), ("1.5/2", Some(2.0)), ("1,5/2", Some(15.0)),
-            ("-1/2", Some(0.0)), ("2/3/4", Some(1.0)), ("1e3", Some(1.0)), ("10-5", Some(10.0)),
-            ("$1,000.50", Some(1000.0)), ("1 000", Some(1.0)), ("x=7", Some(7.0)), (r"\boxed{42}", Some(42.0)),
-            ("１２", Some(12.0)), ("abc", None), ("", None), ("5%", Some(5.0)), ("5/0.0", Some(5.0)),
+            ("18", Some(18.0)),
+            ("$18", Some(18.0)),
+            ("18.", Some(18.0)),
+            ("1,234", Some(1234.0)),
+            ("1,234,567", Some(1234.0)),
+            ("12.5", Some(12.0)),
+            ("13.5", Some(14.0)),
+            ("2.5", Some(2.0)),
+            ("3.5", Some(4.0)),
+            ("0.5", Some(0.0)),
+            (".5", Some(0.0)),
+            ("1/2", Some(0.0)),
+            ("3/4", Some(1.0)),
+            ("7/2", Some(4.0)),
+            ("3/0", Some(3.0)),
+            ("0/0", Some(0.0)),
+            ("/5", None),
+            (",5", Some(5.0)),
+            ("-5", Some(-5.0)),
+            ("+3", Some(3.0)),
+            ("1.5/2", Some(2.0)),
+            ("1,5/2", Some(15.0)),
+            ("-1/2", Some(0.0)),
+            ("2/3/4", Some(1.0)),
+            ("1e3", Some(1.0)),
+            ("10-5", Some(10.0)),
+            ("$1,000.50", Some(1000.0)),
+            ("1 000", Some(1.0)),
+            ("x=7", Some(7.0)),
+            (r"\boxed{42}", Some(42.0)),
+            ("１２", Some(12.0)),
+            ("abc", None),
+            ("", None),
+            ("5%", Some(5.0)),
+            ("5/0.0", Some(5.0)),
         ] {
             assert_eq!(paper_number(text), expected, "{text}");
         }
@@ -145,7 +172,11 @@ mod tests {
         }
         assert_eq!(paper.extract("The answer is: 1. The answer is: 2").as_deref(), Some("2"));
         for (prediction, gold, equal) in [
-            ("500", "5", true), ("5", "500", true), ("100000", "100001", true), ("3", "4", false), ("0.0001", "0", false),
+            ("500", "5", true),
+            ("5", "500", true),
+            ("100000", "100001", true),
+            ("3", "4", false),
+            ("0.0001", "0", false),
         ] {
             assert_eq!(paper.matches(prediction, gold), equal, "{prediction} {gold}");
         }

@@ -70,7 +70,8 @@ impl RunFolder {
         let target = self.path.join(below);
         for entry in walkdir::WalkDir::new(artifact) {
             let entry = entry?;
-            let path = target.join(entry.path().strip_prefix(artifact).expect("walkdir stays below its root"));
+            let path =
+                target.join(entry.path().strip_prefix(artifact).expect("walkdir stays below its root"));
             if entry.file_type().is_dir() {
                 fs::create_dir_all(&path)?;
             } else {

@@ -198,8 +198,10 @@ impl<'a> Dispatcher<'a> {
         let mut at = 0;
         while at < self.open.len() {
             let index = self.open[at];
-            let blamed = self.plan.upstream(index).into_iter().find_map(|before| self.lost.get(&before).cloned());
-            if let Some(because) = blamed.or_else(|| self.stopping.then(|| "the run ended early".to_owned())) {
+            let blamed =
+                self.plan.upstream(index).into_iter().find_map(|before| self.lost.get(&before).cloned());
+            if let Some(because) = blamed.or_else(|| self.stopping.then(|| "the run ended early".to_owned()))
+            {
                 self.open.remove(at);
                 self.skip(index, because);
                 continue;
@@ -353,7 +355,8 @@ impl<'a> Dispatcher<'a> {
             let below = if single { String::new() } else { report.node.clone() };
             self.folder.copy_report(&report.path, &below)?;
             let folder = self.summary.folder.join(&below);
-            let main = std::fs::read_dir(&folder).ok().into_iter().flatten().flatten().map(|entry| entry.path());
+            let main =
+                std::fs::read_dir(&folder).ok().into_iter().flatten().flatten().map(|entry| entry.path());
             let main = main.filter(|path| {
                 path.file_stem().is_some_and(|stem| stem == "report")
                     && !path.extension().is_some_and(|ending| ending == "json" || ending == "svg")
@@ -361,8 +364,12 @@ impl<'a> Dispatcher<'a> {
             self.summary.reports.extend(main);
         }
         self.summary.seconds = start.elapsed().as_secs_f64();
-        let order: HashMap<&str, usize> =
-            self.plan.graph.node_indices().map(|index| (self.plan.graph[index].id.as_str(), index.index())).collect();
+        let order: HashMap<&str, usize> = self
+            .plan
+            .graph
+            .node_indices()
+            .map(|index| (self.plan.graph[index].id.as_str(), index.index()))
+            .collect();
         self.summary.steps.sort_by_key(|step| order.get(step.step.as_str()).copied());
         self.folder.json("run.json", &self.summary)?;
         let summary = self.summary.clone();

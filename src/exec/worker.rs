@@ -155,7 +155,8 @@ impl Worker<'_> {
     }
 
     fn attempt(&self, job: &Job, out: &Path, log: &PathBuf) -> anyhow::Result<()> {
-        let log = Mutex::new(File::options().create(true).append(true).open(log).context("cannot make the log")?);
+        let log =
+            Mutex::new(File::options().create(true).append(true).open(log).context("cannot make the log")?);
         let progress = self.observer.progress(&job.node.id);
         let context = StepContext {
             node: &job.node.id,

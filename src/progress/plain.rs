@@ -54,7 +54,10 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
 
 /// Whether an event is worth a line under `--quiet`.
 pub(super) fn is_loud(line: &str) -> bool {
-    line.starts_with("error:") || line.starts_with("warning:") || line.starts_with("hint:") || line.starts_with("  log:")
+    line.starts_with("error:")
+        || line.starts_with("warning:")
+        || line.starts_with("hint:")
+        || line.starts_with("  log:")
 }
 
 impl Observer for Plain {

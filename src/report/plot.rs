@@ -31,20 +31,44 @@ fn draw(out: &mut String, table: &TaskTable, top: usize) {
     let place = |value: f64| LEFT as f64 + value.clamp(0.0, 1.0) * WIDTH as f64;
     let bottom = top + TOP + ROW * table.rows.len();
     // Writing into a text cannot fail.
-    let _ = writeln!(out, "<text x=\"10\" y=\"{}\" font-weight=\"bold\">{}: {} in %</text>", top + 20, escape(&table.task), escape(&table.metric));
+    let _ = writeln!(
+        out,
+        "<text x=\"10\" y=\"{}\" font-weight=\"bold\">{}: {} in %</text>",
+        top + 20,
+        escape(&table.task),
+        escape(&table.metric)
+    );
     for tick in 0..=5 {
         let (x, label) = (place(f64::from(tick) / 5.0), tick * 20);
-        let _ = writeln!(out, "<line x1=\"{x:.1}\" y1=\"{}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#ddd\"/>", top + TOP);
-        let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{label}</text>", bottom + 16);
+        let _ = writeln!(
+            out,
+            "<line x1=\"{x:.1}\" y1=\"{}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#ddd\"/>",
+            top + TOP
+        );
+        let _ =
+            writeln!(out, "<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{label}</text>", bottom + 16);
     }
     for (index, row) in table.rows.iter().enumerate() {
         let y = top + TOP + ROW * index + ROW / 2;
         let (low, high, mean) = (place(row.ci95.0), place(row.ci95.1), place(row.mean));
         let label: String = row.label.chars().take(48).collect();
-        let _ = writeln!(out, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>", LEFT - 10, y + 4, escape(&label));
-        let _ = writeln!(out, "<line x1=\"{low:.1}\" y1=\"{y}\" x2=\"{high:.1}\" y2=\"{y}\" stroke=\"#1f5fa8\" stroke-width=\"2\"/>");
+        let _ = writeln!(
+            out,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
+            LEFT - 10,
+            y + 4,
+            escape(&label)
+        );
+        let _ = writeln!(
+            out,
+            "<line x1=\"{low:.1}\" y1=\"{y}\" x2=\"{high:.1}\" y2=\"{y}\" stroke=\"#1f5fa8\" stroke-width=\"2\"/>"
+        );
         for value in &row.values {
-            let _ = writeln!(out, "<circle cx=\"{:.1}\" cy=\"{y}\" r=\"3\" fill=\"none\" stroke=\"#1f5fa8\"/>", place(*value));
+            let _ = writeln!(
+                out,
+                "<circle cx=\"{:.1}\" cy=\"{y}\" r=\"3\" fill=\"none\" stroke=\"#1f5fa8\"/>",
+                place(*value)
+            );
         }
         let _ = writeln!(out, "<circle cx=\"{mean:.1}\" cy=\"{y}\" r=\"5\" fill=\"#1f5fa8\"/>");
     }

@@ -96,5 +96,8 @@ impl Provenance {
 }
 
 fn read(folder: &Path, name: &str) -> Value {
-    fs::read(folder.join(name)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null)
+    fs::read(folder.join(name))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or(Value::Null)
 }

@@ -19,7 +19,8 @@ pub struct Template<'t> {
 impl Template<'_> {
     /// The ending of the document: `md` for `report.md.j2`.
     pub fn ending(&self) -> &str {
-        let inner = self.name.strip_suffix(".j2").or_else(|| self.name.strip_suffix(".jinja")).unwrap_or(self.name);
+        let inner =
+            self.name.strip_suffix(".j2").or_else(|| self.name.strip_suffix(".jinja")).unwrap_or(self.name);
         inner.rsplit_once('.').map_or("md", |(_, ending)| ending)
     }
 }
@@ -78,7 +79,8 @@ mod tests {
     use serde_json::json;
 
     fn with(text: &str) -> Result<String, String> {
-        render(&Template { name: "a.md.j2", text }, &json!({ "x": "a|b\nc", "n": 0.125 })).map_err(|e| e.to_string())
+        render(&Template { name: "a.md.j2", text }, &json!({ "x": "a|b\nc", "n": 0.125 }))
+            .map_err(|e| e.to_string())
     }
 
     #[test]

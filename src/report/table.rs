@@ -96,7 +96,12 @@ pub(super) fn tables(
                 .with_context(|| format!("the results of `{}` have no `{metric}` of `{task}`", run.group))?;
             let at = tables.iter().position(|table| table.task == task).unwrap_or_else(|| {
                 let version = run.results["versions"][&task].clone();
-                tables.push(TaskTable { task: task.clone(), metric: metric.to_owned(), version, rows: Vec::new() });
+                tables.push(TaskTable {
+                    task: task.clone(),
+                    metric: metric.to_owned(),
+                    version,
+                    rows: Vec::new(),
+                });
                 tables.len() - 1
             });
             let rows = &mut tables[at].rows;

@@ -60,7 +60,8 @@ fn from_source(params: &BaseParams, source: &Path, ctx: &StepContext) -> anyhow:
             BaseFolder::open(source)?;
             let weights = SafetensorsWeights::files_in(source)?;
             let small = SMALL_FILES.iter().map(|name| (*name).to_owned());
-            let files: Vec<String> = small.chain(weights).filter(|name| source.join(name).is_file()).collect();
+            let files: Vec<String> =
+                small.chain(weights).filter(|name| source.join(name).is_file()).collect();
             ctx.progress.begin(Some(files.len() as u64), "files");
             for (done, name) in files.iter().enumerate() {
                 ctx.cancel.check()?;
@@ -94,7 +95,8 @@ fn take_tokenizer(path: &Path, ctx: &StepContext) -> anyhow::Result<()> {
         Tokenizer::from_dir(path)?;
         for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
             if path.join(name).is_file() {
-                fs::copy(path.join(name), ctx.out.join(name)).with_context(|| format!("cannot copy `{name}`"))?;
+                fs::copy(path.join(name), ctx.out.join(name))
+                    .with_context(|| format!("cannot copy `{name}`"))?;
             }
         }
         return Ok(());

@@ -221,7 +221,8 @@ impl<'a> Task<'a> {
     fn score(&self, generations: &[String], ctx: &StepContext, results: &mut Results) -> anyhow::Result<()> {
         let name = &self.spec.name;
         let file_name = format!("samples_{name}.jsonl");
-        let file = File::create(ctx.out.join(&file_name)).with_context(|| format!("cannot write `{file_name}`"))?;
+        let file =
+            File::create(ctx.out.join(&file_name)).with_context(|| format!("cannot write `{file_name}`"))?;
         let mut file = BufWriter::new(file);
         // Metric, right answers, generations without an answer.
         let mut tally: Vec<(String, usize, usize)> = Vec::new();
@@ -231,7 +232,8 @@ impl<'a> Task<'a> {
                 "doc_id": index, "prompt": self.texts[index], "generation": generation, "target": target,
                 "extracted": {},
             });
-            for (place, (metric, extracted, right)) in self.grade(generation, target).into_iter().enumerate() {
+            for (place, (metric, extracted, right)) in self.grade(generation, target).into_iter().enumerate()
+            {
                 if tally.len() == place {
                     tally.push((metric.clone(), 0, 0));
                 }

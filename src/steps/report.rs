@@ -43,7 +43,11 @@ pub(crate) fn run(params: &ReportParams, ctx: &StepContext) -> anyhow::Result<()
 fn read_template(path: &Path) -> anyhow::Result<String> {
     let cannot = || format!("cannot read the template `{}`", path.display());
     let mut text = String::new();
-    fs::File::open(path).with_context(cannot)?.take(MAX_TEMPLATE + 1).read_to_string(&mut text).with_context(cannot)?;
+    fs::File::open(path)
+        .with_context(cannot)?
+        .take(MAX_TEMPLATE + 1)
+        .read_to_string(&mut text)
+        .with_context(cannot)?;
     ensure!(text.len() as u64 <= MAX_TEMPLATE, "the template `{}` is longer than 1 MiB", path.display());
     Ok(text)
 }

@@ -49,7 +49,11 @@ pub(crate) fn run(params: &TokenizeParams, ctx: &StepContext) -> anyhow::Result<
         ctx.progress.update(encoded.len() as u64, "");
     }
     let truncated = encoded.iter().filter(|row| row.truncated).count();
-    let set = if params.prompt == PromptTemplate::Text { windows(&encoded, params.max_seq_length) } else { rows_set(&encoded) };
+    let set = if params.prompt == PromptTemplate::Text {
+        windows(&encoded, params.max_seq_length)
+    } else {
+        rows_set(&encoded)
+    };
     let empty = rows.len().saturating_sub(set.rows());
     if empty > 0 && params.prompt != PromptTemplate::Text {
         ctx.warn(format_args!(
@@ -104,7 +108,10 @@ impl Encoder<'_> {
         let template = self.params.prompt;
         if let PromptTemplate::Text | PromptTemplate::Document = template {
             let Some(document) = row.get("text").and_then(|value| value.as_str()) else {
-                bail!("there is no field `text`; the prompt `{}` needs a dataset of format `text`", json!(template))
+                bail!(
+                    "there is no field `text`; the prompt `{}` needs a dataset of format `text`",
+                    json!(template)
+                )
             };
             let mut ids = self.encode(document)?;
             ids.push(self.eos);
@@ -114,7 +121,10 @@ impl Encoder<'_> {
             }
             return Ok(Encoded { ids, masked: 0, truncated });
         }
-        ensure!(row.contains_key("instruction"), "there is no field `instruction`; plain text needs `prompt: text`");
+        ensure!(
+            row.contains_key("instruction"),
+            "there is no field `instruction`; plain text needs `prompt: text`"
+        );
         let prompt = prompt(template, text(row, "instruction"), text(row, "input"));
         let output = text(row, "output");
         let mut ids = match template {
@@ -134,8 +144,7 @@ impl Encoder<'_> {
         };
         let truncated = ids.len() > self.params.max_seq_length;
         ids.truncate(self.params.max_seq_length);
-        let masked =
-            if self.params.train_on_inputs { 0 } else { self.encode(&prompt)?.len().min(ids.len()) };
+        let masked = if self.params.train_on_inputs { 0 } else { self.encode(&prompt)?.len().min(ids.len()) };
         Ok(Encoded { ids, masked, truncated })
     }
 

@@ -5,14 +5,41 @@ use std::path::Path;
 
 /// A module, and those of this crate that it must not know.
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    ("model", &["recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "peft", "key"]),
-    ("peft", &["recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "key"]),
+    (
+        "model",
+        &[
+            "recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "peft",
+            "key",
+        ],
+    ),
+    (
+        "peft",
+        &["recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "key"],
+    ),
     ("train", &["recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "eval", "key"]),
     ("eval", &["recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "key"]),
-    ("data", &["recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "key"]),
-    ("params", &["recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "model", "peft", "key"]),
-    ("recipe", &["plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "model", "peft", "key"]),
-    ("plan", &["cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "model", "peft", "key"]),
+    (
+        "data",
+        &["recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "key"],
+    ),
+    (
+        "params",
+        &[
+            "recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval",
+            "model", "peft", "key",
+        ],
+    ),
+    (
+        "recipe",
+        &[
+            "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "model", "peft",
+            "key",
+        ],
+    ),
+    (
+        "plan",
+        &["cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "model", "peft", "key"],
+    ),
     ("report", &["recipe", "plan", "cache", "exec", "commands", "cli", "train", "model", "peft", "key"]),
     ("steps", &["recipe", "plan", "cache", "exec", "commands", "cli", "key"]),
     ("cache", &["recipe", "plan", "exec", "commands", "cli", "report", "train", "eval", "model", "peft"]),
@@ -41,7 +68,8 @@ fn imports_point_one_way() {
             let listed = code.split("use crate::{").skip(1).any(|rest| {
                 let list = rest.split("};").next().unwrap_or_default();
                 list.lines().any(|line| line.starts_with(&format!("    {name}::")))
-                    || (!list.contains('\n') && list.split(", ").any(|part| part.starts_with(&format!("{name}::"))))
+                    || (!list.contains('\n')
+                        && list.split(", ").any(|part| part.starts_with(&format!("{name}::"))))
             });
             if direct || listed {
                 wrong.push(format!("{} uses {name}", relative.display()));

@@ -5,6 +5,7 @@ mod check;
 mod layers;
 mod method;
 mod parity;
+mod pipeline;
 mod plan;
 mod run;
 mod schema;

@@ -110,7 +110,8 @@ fn a_peft_adapter_gives_the_same_logits_and_changes_them() {
 #[test]
 fn the_cache_changes_nothing() {
     let model = folder("qwen2");
-    let prompts: Vec<Vec<u32>> = (1..8).map(|n| (0..n * 2).map(|i| (i * 7 + n * 3) % 60 + 2).collect()).collect();
+    let prompts: Vec<Vec<u32>> =
+        (1..8).map(|n| (0..n * 2).map(|i| (i * 7 + n * 3) % 60 + 2).collect()).collect();
     let alone = continuations(&model, &prompts, 1, 12);
     assert_eq!(alone, continuations(&model, &prompts, 3, 12));
     assert_eq!(alone, continuations(&model, &prompts, 7, 12));

@@ -58,7 +58,10 @@ fn explain_names_the_field() {
     assert!(ran.stdout.contains("`run`: "), "{}", ran.stdout);
     let ran = space.expect(0, &["explain", "c"]);
     assert!(ran.stdout.starts_with("c: cached"), "{}", ran.stdout);
-    assert_eq!(space.expect(4, &["explain", "d"]).stderr.lines().next(), Some("error: no step is called `d`"));
+    assert_eq!(
+        space.expect(4, &["explain", "d"]).stderr.lines().next(),
+        Some("error: no step is called `d`")
+    );
 }
 
 #[test]
@@ -84,8 +87,16 @@ steps:
 "#;
     let space = Space::new(recipe);
     let ran = space.expect(1, &["run", "-k"]);
-    assert!(ran.stderr.contains("error: step `bad` failed: the command ended with exit status: 1\nto the log"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("step `missing` failed: the command did not make its output `y`"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("error: step `bad` failed: the command ended with exit status: 1\nto the log"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("step `missing` failed: the command did not make its output `y`"),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("hint: write it below the folder"), "{}", ran.stderr);
     assert!(ran.stderr.contains("skipped  after  (bad)"), "{}", ran.stderr);
     assert_eq!(space.read("outputs/chain/latest/steps/bad/log.txt"), "to the log\n");
@@ -96,7 +107,9 @@ steps:
 
 #[test]
 fn undeclared_files_are_no_part_of_a_result() {
-    let space = Space::new("version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"mkdir -p d/e; touch d/keep d/drop drop2 d/e/drop3\", outputs: [d/keep] } }\n");
+    let space = Space::new(
+        "version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"mkdir -p d/e; touch d/keep d/drop drop2 d/e/drop3\", outputs: [d/keep] } }\n",
+    );
     space.counts(&[]);
     let folder = space.path().join("outputs/chain/latest/steps/a/artifact");
     let files: Vec<_> = walkdir::WalkDir::new(folder.canonicalize().unwrap())
@@ -110,7 +123,9 @@ fn undeclared_files_are_no_part_of_a_result() {
 
 #[test]
 fn every_damage_to_a_record_is_a_miss() {
-    let space = Space::new("version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"echo x > x\", outputs: [x] } }\n");
+    let space = Space::new(
+        "version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"echo x > x\", outputs: [x] } }\n",
+    );
     space.counts(&[]);
     let records = space.path().join("cache/steps-v1/records");
     let record = walkdir::WalkDir::new(&records)
@@ -142,7 +157,8 @@ fn every_damage_to_a_record_is_a_miss() {
 fn a_changed_artifact_is_made_anew() {
     let space = chain();
     space.counts(&[]);
-    let file = space.path().join("outputs/chain/latest/steps/a/artifact").canonicalize().unwrap().join("a.txt");
+    let file =
+        space.path().join("outputs/chain/latest/steps/a/artifact").canonicalize().unwrap().join("a.txt");
     let mut permissions = std::fs::metadata(&file).unwrap().permissions();
     assert!(permissions.readonly(), "artifacts are write-protected");
     #[allow(clippy::permissions_set_readonly_false, reason = "a test breaks things")]
@@ -161,8 +177,7 @@ fn ctrl_c_stops_the_step_and_keeps_what_is_done() {
     let recipe = "version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"echo x > x\", outputs: [x] } }\n  b: { uses: command, with: { run: \"echo begun; sleep 60; echo y > y\", steps: { a: \"${{ steps.a }}\" }, outputs: [y] } }\n";
     let space = Space::new(recipe);
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
-        let mut child =
-            space.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = space.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let tmp = space.path().join("cache/steps-v1/tmp");
         let start = Instant::now();
         let begun = || {
@@ -187,7 +202,9 @@ fn ctrl_c_stops_the_step_and_keeps_what_is_done() {
 
 #[test]
 fn a_timeout_ends_a_step() {
-    let space = Space::new("version: 1\nname: chain\nsteps:\n  a: { uses: command, timeout: 0.3, with: { run: \"sleep 60\", outputs: [x] } }\n");
+    let space = Space::new(
+        "version: 1\nname: chain\nsteps:\n  a: { uses: command, timeout: 0.3, with: { run: \"sleep 60\", outputs: [x] } }\n",
+    );
     let start = Instant::now();
     let ran = space.expect(1, &["run"]);
     assert!(ran.stderr.contains("it took longer than its timeout of 0.3 s"), "{}", ran.stderr);
@@ -197,7 +214,9 @@ fn a_timeout_ends_a_step() {
 #[test]
 fn a_disk_that_is_full_at_the_commit_leaves_nothing() {
     // A limit on file sizes makes writes fail as a full disk does; SIGXFSZ is ignored.
-    let space = Space::new("version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"head -c 100 /dev/zero > x\", outputs: [x] } }\n");
+    let space = Space::new(
+        "version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"head -c 100 /dev/zero > x\", outputs: [x] } }\n",
+    );
     let binary = env!("CARGO_BIN_EXE_evergraft");
     let mut command = std::process::Command::new("sh");
     command
@@ -209,7 +228,9 @@ fn a_disk_that_is_full_at_the_commit_leaves_nothing() {
     assert!(ran.stderr.contains("cannot save the result"), "{}", ran.stderr);
     let cache = space.path().join("cache/steps-v1");
     assert!(std::fs::read_dir(cache.join("tmp")).unwrap().next().is_none());
-    assert!(!walkdir::WalkDir::new(cache.join("records")).into_iter().flatten().any(|e| e.file_type().is_file()));
+    assert!(
+        !walkdir::WalkDir::new(cache.join("records")).into_iter().flatten().any(|e| e.file_type().is_file())
+    );
     assert_eq!(space.counts(&[]), (1, 0));
 }
 
@@ -219,7 +240,11 @@ fn an_unusable_cache_folder_is_named() {
     space.write("file", "");
     let ran = space.expect(2, &["run", "--cache-dir", "file"]);
     assert!(ran.stderr.contains("cannot use the cache folder"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("hint: choose another with --cache-dir or EVERGRAFT_CACHE_DIR"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("hint: choose another with --cache-dir or EVERGRAFT_CACHE_DIR"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

@@ -1,0 +1,226 @@
+//! The whole job on the shipped tiny pair, with few steps; and what it says to bad input.
+
+use std::path::{Path, PathBuf};
+
+use crate::space::{Ran, Space};
+
+fn recipes() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes")
+}
+
+/// The quickstart, small: one seed, three optimizer steps, ten items.
+const SMALL: [&str; 7] = [
+    "--set=params.seeds=[1]",
+    "--set=params.optimizer.max_steps=3",
+    "--set=steps.bare_old.with.limit=10",
+    "--set=steps.bare_new.with.limit=10",
+    "--set=steps.at_home.with.limit=10",
+    "--set=steps.after_move.with.limit=10",
+    "--set=steps.after_retuning.with.limit=10",
+];
+
+fn quickstart(space: &Space, verb: &str, more: &[&str]) -> Ran {
+    let recipe = recipes().join("quickstart.yaml");
+    let mut args = vec![verb, recipe.to_str().unwrap()];
+    args.extend(SMALL);
+    args.extend(more);
+    space.expect(0, &args)
+}
+
+#[test]
+fn the_quickstart_in_small_makes_a_report_once() {
+    let space = Space::new("");
+    let ran = quickstart(&space, "run", &[]);
+    let run = space.path().join("outputs/quickstart/latest");
+    assert!(ran.stdout.trim().ends_with("report.md"), "{}", ran.stdout);
+    let report = std::fs::read_to_string(run.join("report.md")).unwrap();
+    for words in [
+        "bare old base",
+        "LoRA moved to the new base (direct transfer)",
+        "Trans-PEFT moved to the new base",
+        "LoRA re-tuned on the new base",
+        "| continued |",
+        "blake3:",
+        "\"uses\": \"train\"",
+    ] {
+        assert!(report.contains(words), "the report lacks {words:?}:\n{report}");
+    }
+    assert!(!report.contains(space.path().to_str().unwrap()), "a report holds no path");
+    assert!(std::fs::read_to_string(run.join("report.svg")).unwrap().starts_with("<svg"));
+    assert!(std::fs::read_to_string(run.join("tables/tiny_world.tex")).unwrap().contains("\\toprule"));
+
+    let adapter = run.join("steps/train[method=trans-peft,seed=1]/artifact");
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(adapter.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(config["peft_type"], "LORA");
+    let lineage: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(adapter.join("evergraft.json")).unwrap()).unwrap();
+    assert_eq!((lineage["pc"].as_f64(), lineage["pi"].as_f64()), (Some(0.2), Some(0.1)));
+    let scores = run.join("steps/after_move[method=lora,seed=1]/artifact");
+    let results: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(scores.join("results.json")).unwrap()).unwrap();
+    let score = results["results"]["tiny_world"]["acc,label-extract"].as_f64().unwrap();
+    let samples = std::fs::read_to_string(scores.join("samples_tiny_world.jsonl")).unwrap();
+    let right: u64 = samples
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["acc,label-extract"].as_u64().unwrap()
+        })
+        .sum();
+    assert_eq!((samples.lines().count(), right as f64 / 10.0), (10, score));
+
+    let again = quickstart(&space, "run", &["--format", "json"]);
+    assert!(
+        again.stdout.contains("\"executed\":0,\"cached\":21,"),
+        "{}",
+        again.stdout.lines().last().unwrap()
+    );
+    quickstart(&space, "plan", &["--check"]);
+    space.expect(0, &["cache", "verify"]);
+    let ran = quickstart(&space, "plan", &["--set=params.pc=0"]);
+    assert!(ran.stdout.contains("changed: `trans_peft.pc`: 0.2 -> 0"), "{}", ran.stdout);
+}
+
+#[test]
+fn the_shipped_recipes_are_right() {
+    let space = Space::new("");
+    let recipe = |name: &str| recipes().join(name).display().to_string();
+    space.expect(0, &["check", &recipe("quickstart.yaml")]);
+    space.expect(0, &["check", &recipe("make-tiny-pair.yaml")]);
+    // The real model's recipe names files that a user fetches first.
+    for name in ["old.gguf", "data/text/tinyshakespeare.txt"] {
+        space.write(name, "x");
+    }
+    for task in ["arc_e", "arc_c", "obqa", "boolq"] {
+        for split in ["train", "test"] {
+            space.write(&format!("data/commonsense/{task}/{split}.json"), "[]");
+        }
+    }
+    for scale in ["smoke", "full"] {
+        let (scale, data) = (
+            format!("--set=params.scale={scale}"),
+            format!("--set=params.data={}", space.path().join("data").display()),
+        );
+        let old = format!("--set=steps.old.with.source={}", space.path().join("old.gguf").display());
+        space.expect(0, &["check", &recipe("smollm2-arc.yaml"), &scale, &data, &old]);
+    }
+}
+
+/// A recipe whose only base is `folder`.
+fn base_recipe(folder: &str) -> String {
+    format!("version: 1\nname: bad\nsteps:\n  old: {{ uses: base, with: {{ source: {folder} }} }}\n")
+}
+
+/// A copy of the tiny old base.
+fn copy_of_old(space: &Space) {
+    for entry in std::fs::read_dir(recipes().join("tiny/old")).unwrap().map(Result::unwrap) {
+        space.write(
+            &format!("base/{}", entry.file_name().to_string_lossy()),
+            std::fs::read(entry.path()).unwrap(),
+        );
+    }
+}
+
+#[test]
+fn damaged_models_are_told_and_leave_nothing() {
+    let space = Space::new(&base_recipe("base"));
+    copy_of_old(&space);
+    let weights = std::fs::read(space.path().join("base/model.safetensors")).unwrap();
+    let mut beyond = weights.clone();
+    beyond[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    for (bytes, words) in [
+        (&weights[..weights.len() - 100], "model.safetensors"),
+        (&weights[..4], "model.safetensors"),
+        (&beyond[..], "model.safetensors"),
+    ] {
+        space.write("base/model.safetensors", bytes);
+        let ran = space.expect(1, &["run"]);
+        assert!(
+            ran.stderr.contains("error: step `old` failed") && ran.stderr.contains(words),
+            "{}",
+            ran.stderr
+        );
+        assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+    }
+    let mut model = std::fs::read(space.path().join("base/config.json")).unwrap();
+    space.write("base/model.safetensors", &weights);
+    // A tokenizer with more tokens than the model embeds.
+    let text = String::from_utf8(std::mem::take(&mut model)).unwrap();
+    space.write("base/config.json", text.replace("\"vocab_size\": 512", "\"vocab_size\": 300"));
+    let ran = space.expect(1, &["run"]);
+    assert!(ran.stderr.contains("error: step `old` failed"), "{}", ran.stderr);
+    let gguf = std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/gguf-q8_0/model.gguf"),
+    )
+    .unwrap();
+    space.write("recipe.yaml", base_recipe("m.gguf"));
+    for end in [3, 20, 200, gguf.len() / 2, gguf.len() - 1] {
+        space.write("m.gguf", &gguf[..end]);
+        let ran = space.expect(1, &["run"]);
+        assert!(ran.stderr.contains("m.gguf") && !ran.stderr.contains("panicked"), "{end}: {}", ran.stderr);
+    }
+    assert!(std::fs::read_dir(space.path().join("cache/steps-v1/tmp")).unwrap().next().is_none());
+    space.write("m.gguf", &gguf);
+    space.expect(0, &["run"]);
+}
+
+#[test]
+fn rows_without_their_field_are_named() {
+    let space = Space::new(
+        "version: 1\nname: bad\nsteps:\n  rows: { uses: dataset, with: { source: a.jsonl, format: alpaca } }\n",
+    );
+    space.write(
+        "a.jsonl",
+        "{\"instruction\": \"i\", \"output\": \"o\"}\n{\"instruction\": \"i\", \"out\": \"o\"}\n",
+    );
+    let ran = space.expect(1, &["run"]);
+    assert!(
+        ran.stderr.contains("a.jsonl, row 2: there is no field `output`; the row has `instruction`, `out`"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("hint: name the right fields"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_base_that_was_pretrained_anew_is_warned_of_and_another_shape_refused() {
+    let tiny = recipes().join("tiny");
+    let recipe = |hidden: usize| {
+        format!(
+            r#"version: 1
+name: swap
+steps:
+  old: {{ uses: base, with: {{ source: {tiny}/old }} }}
+  rows: {{ uses: dataset, with: {{ source: {tiny}/train.jsonl.gz, format: alpaca, split: "[:8]" }} }}
+  text: {{ uses: dataset, with: {{ source: text.jsonl, format: text }} }}
+  anew:
+    uses: base
+    with:
+      init:
+        tokenizer: {{ vocab_size: 512, text: "${{{{ steps.text }}}}" }}
+        config: {{ model_type: llama, hidden_size: {hidden}, intermediate_size: 384, num_hidden_layers: 4, num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 256, rms_norm_eps: 1.0e-5, rope_theta: 10000.0, tie_word_embeddings: true }}
+  tokens: {{ uses: tokenize, with: {{ base: "${{{{ steps.old }}}}", dataset: "${{{{ steps.rows }}}}", prompt: plain }} }}
+  train: {{ uses: train, with: {{ base: "${{{{ steps.old }}}}", tokens: "${{{{ steps.tokens }}}}", optimizer: {{ max_steps: 1, per_device_train_batch_size: 2 }} }} }}
+  moved: {{ uses: swap, with: {{ adapter: "${{{{ steps.train }}}}", to: "${{{{ steps.anew }}}}" }} }}
+"#,
+            tiny = tiny.display()
+        )
+    };
+    let space = Space::new(&recipe(128));
+    // Enough different words for a vocabulary of 512.
+    let text: String = (0..4000u32)
+        .map(|i| format!("{{\"text\": \"w{} x{} of{}\"}}\n", i * 7919 % 5000, i * 104_729 % 6000, i))
+        .collect();
+    space.write("text.jsonl", text);
+    let ran = space.run(&["run"]);
+    if ran.code == 0 {
+        assert!(ran.stderr.contains("looks re-pretrained rather than continued"), "{}", ran.stderr);
+        let again = space.expect(0, &["run"]);
+        assert!(again.stderr.contains("looks re-pretrained"), "a warning comes again with the cached result");
+    } else {
+        panic!("{}", ran.stderr);
+    }
+    space.write("recipe.yaml", recipe(64));
+    let ran = space.expect(1, &["run"]);
+    assert!(ran.stderr.contains("does not fit") && ran.stderr.contains("hidden_size"), "{}", ran.stderr);
+}

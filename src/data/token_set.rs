@@ -95,6 +95,22 @@ impl TokenSet {
         Ok(Self { input_ids, labels, offsets })
     }
 
+    /// Checks that no row is longer than the model's context.
+    ///
+    /// # Errors
+    /// When one is; its number, from 1, and its length are named.
+    pub fn check_length(&self, max_positions: usize) -> anyhow::Result<()> {
+        for row in 0..self.rows() {
+            let length = self.row(row).0.len();
+            ensure!(
+                length <= max_positions,
+                "row {} has {length} tokens, but the model takes {max_positions}; lower `max_seq_length`",
+                row + 1
+            );
+        }
+        Ok(())
+    }
+
     /// Checks that every id has a row in an embedding of `vocab_size` rows.
     ///
     /// # Errors

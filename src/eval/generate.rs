@@ -66,7 +66,10 @@ fn generate_batch(
 ) -> anyhow::Result<()> {
     let device = model.device();
     let longest = batch.iter().map(|index| prompts[*index].len()).max().unwrap_or(0);
-    let capacity = (longest + options.max_new_tokens).min(model.max_positions());
+    // Each row ends where its own context does, so that its text cannot depend on its neighbours;
+    // padding takes room in the cache, not in the context.
+    let room = |index: usize| options.max_new_tokens.min(model.max_positions() - prompts[index].len());
+    let capacity = longest + batch.iter().map(|index| room(*index)).max().unwrap_or(0);
     let mut cache = KvCache::new(&model.config, batch.len(), capacity, device);
     let mut active: Vec<Active> = batch
         .iter()
@@ -90,7 +93,6 @@ fn generate_batch(
         let last: Vec<i32> = (0..active.len()).map(|row| ((row + 1) * seq - 1) as i32).collect();
         let last = Tensor::<1, Int>::from_data(TensorData::new(last, [active.len()]), device);
         let next = next_tokens(model.logits(hidden.select(0, last)), &active)?;
-        let full = cache.length() >= cache.capacity();
         let mut kept = Vec::with_capacity(active.len());
         let mut still = Vec::with_capacity(active.len());
         tokens = Vec::with_capacity(active.len());
@@ -99,7 +101,7 @@ fn generate_batch(
             if !stopped {
                 sequence.new.push(token);
             }
-            if stopped || full || sequence.new.len() >= options.max_new_tokens {
+            if stopped || sequence.new.len() >= room(sequence.prompt) {
                 on_done(sequence.prompt, &sequence.new)?;
             } else {
                 kept.push(row as i32);

@@ -82,7 +82,8 @@ fn paper_number(text: &str) -> Option<f64> {
         }
         None => digits(&found.replace(',', ""))?,
     };
-    number.is_finite().then(|| number.round_ties_even())
+    // Adding zero turns -0 into 0.
+    number.is_finite().then(|| number.round_ties_even() + 0.0)
 }
 
 /// Python's `float` on sign, digits of any script and at most one full stop.

@@ -104,6 +104,15 @@ impl StepParams for EvalParams {
                         .hint("use letters, digits, `_` and `-`"),
                 );
             }
+            if task.labels.iter().any(String::is_empty) {
+                problems.push(Problem::new(
+                    format!("tasks.{index}.labels"),
+                    "an empty label would match everything",
+                ));
+            }
+            if task.max_new_tokens == Some(0) {
+                problems.push(Problem::new(format!("tasks.{index}.max_new_tokens"), "must be at least 1"));
+            }
             if task.labels.is_empty() && !known_tasks().any(|known| known == name) {
                 let close = known_tasks().min_by_key(|known| strsim::damerau_levenshtein(known, name));
                 let hint = match close.filter(|known| strsim::damerau_levenshtein(known, name) <= 2) {

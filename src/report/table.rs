@@ -133,7 +133,8 @@ pub(super) fn tables(
     for table in &mut tables {
         table.rows.iter_mut().for_each(summarise);
         let top = table.rows.iter().map(|row| row.mean).fold(f64::NEG_INFINITY, f64::max);
-        table.rows.iter_mut().for_each(|row| row.best = row.mean == top);
+        let all_equal = table.rows.iter().all(|row| row.mean == top);
+        table.rows.iter_mut().for_each(|row| row.best = !all_equal && row.mean == top);
     }
     Ok(tables)
 }

@@ -124,7 +124,10 @@ impl<'a> Task<'a> {
         let max_new_tokens = spec.max_new_tokens.unwrap_or(default_tokens);
         // A prompt keeps at least half of the context, whatever the generation asks for.
         let context = loaded.model.max_positions();
-        let room = context.saturating_sub(max_new_tokens).max(context / 2).clamp(1, context - 1);
+        let room = context
+            .saturating_sub(max_new_tokens)
+            .max(context / 2)
+            .clamp(1, context.saturating_sub(1).max(1));
         let prompt_name = match (&spec.prompt, &scorer) {
             (Some(template), _) => json!(template),
             (None, Scorer::Gsm8k) => json!("alpaca_cot"),

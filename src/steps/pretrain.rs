@@ -21,6 +21,7 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
     let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
     let (mut model, tokenizer) = load_base(&base.path, &device::resolve(params.device).autodiff())?;
     tokens.check_vocabulary(model.config.vocab_size)?;
+    tokens.check_length(model.max_positions())?;
     let trainer = Trainer {
         tokens: &tokens,
         pad: tokenizer.pad_token_id() as i32,

@@ -19,6 +19,7 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
     let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
     let (mut model, tokenizer) = load_base(&base.path, &device::resolve(params.device).autodiff())?;
     tokens.check_vocabulary(model.config.vocab_size)?;
+    tokens.check_length(model.max_positions())?;
     let trainable = attach_new(&mut model, &params.adapter, params.seed)?;
     ctx.log(format_args!("{trainable} trainable parameters"));
     let trainer = Trainer {

@@ -126,6 +126,17 @@ fn the_cache_changes_nothing() {
     }
 }
 
+/// Near the end of the context a row stops at its own end, whatever it is padded to.
+#[test]
+fn a_full_context_ends_each_row_at_its_own_place() {
+    let model = folder("llama");
+    let prompts: Vec<Vec<u32>> =
+        [120, 60, 100].map(|n: u32| (0..n).map(|i| (i * 11 + n) % 60 + 2).collect()).to_vec();
+    let alone = continuations(&model, &prompts, 1, 80);
+    assert_eq!(alone.iter().map(Vec::len).collect::<Vec<_>>(), [8, 68, 28]);
+    assert_eq!(alone, continuations(&model, &prompts, 3, 80));
+}
+
 /// A real trained model, where the data folder of the developers is present.
 #[test]
 fn stories260k_tells_its_story() {

@@ -17,7 +17,7 @@ const FORMAT: u32 = 1;
 /// times, no step names (but for reports, which print them).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepKey {
-    /// See [`FORMAT`].
+    /// Format of this struct.
     pub format: u32,
     /// Step kind.
     pub kind: String,

@@ -249,7 +249,7 @@ impl<'a> Dispatcher<'a> {
             }
             Message::Done(index, result) => {
                 self.running.remove(&index);
-                match result {
+                match *result {
                     Ok(success) => self.succeeded(index, success, cache),
                     Err(failure) => self.failed(index, failure),
                 }

@@ -36,7 +36,7 @@ pub(super) enum Message {
     Waiting(NodeIndex, String),
     Started(NodeIndex, String),
     Retrying(NodeIndex, String, u32),
-    Done(NodeIndex, Result<Success, Failure>),
+    Done(NodeIndex, Box<Result<Success, Failure>>),
 }
 
 pub(super) struct Success {
@@ -84,7 +84,7 @@ impl Worker<'_> {
             Err(anyhow!("a defect of evergraft ended the step: {text}").into())
         });
         let result = result.map_err(|error| Failure { error, log });
-        let _ = messages.send(Message::Done(job.index, result));
+        let _ = messages.send(Message::Done(job.index, Box::new(result)));
     }
 
     fn try_run(&self, job: &Job, messages: &Sender<Message>, log: &mut Vec<u8>) -> Result<Success, Error> {

@@ -194,6 +194,7 @@ fn read_tokens(bytes: &[u8], vocab_size: usize) -> anyhow::Result<Vec<ScoredToke
     // The first number, the longest token's length, says nothing that the tokens do not.
     let mut rest = bytes.get(4..).context("the file is cut short: it has no whole header")?;
     let mut tokens = Vec::new();
+    #[expect(clippy::needless_range_loop, reason = "the ids run past the special tokens")]
     for id in 0..vocab_size {
         let cut = || format!("the file is cut short in token {id} of {vocab_size}");
         let (score, after) = rest.split_first_chunk().with_context(cut)?;

@@ -13,6 +13,9 @@ use crate::{
 /// Module names that can carry an adapter.
 const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
+/// Gives the values of a weight by its PEFT name and shape.
+pub type ReadWeight<'a> = dyn Fn(&str, [usize; 2]) -> anyhow::Result<Vec<f32>> + 'a;
+
 /// Attaches fresh pairs to every target module: A uniform in ±1/√in_features (PEFT's
 /// Kaiming-uniform with a = √5), B zero, so that the first forward pass equals the base's. Gives
 /// back the number of trainable parameters.
@@ -52,7 +55,7 @@ pub fn attach(
     target_modules: &[String],
     r: usize,
     scale: f64,
-    weights: &dyn Fn(&str, [usize; 2]) -> anyhow::Result<Vec<f32>>,
+    weights: &ReadWeight,
 ) -> anyhow::Result<()> {
     check_targets(target_modules)?;
     ensure!(r > 0, "the adapter's rank is 0");

@@ -5,5 +5,5 @@ mod lora;
 mod trans_peft;
 
 pub use format::{AdapterConfig, load_adapter, save_adapter};
-pub use lora::{attach, attach_new};
+pub use lora::{ReadWeight, attach, attach_new};
 pub use trans_peft::TransPeft;

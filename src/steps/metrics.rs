@@ -46,7 +46,7 @@ impl<'a> MetricsLog<'a> {
         let message =
             format!("loss {:.4}, lr {:.2e}, {rate:.0} label tokens/s", update.loss, update.learning_rate);
         self.ctx.progress.update(update.step as u64, &message);
-        if update.step == 1 || update.step % self.every == 0 || update.step == self.total {
+        if update.step == 1 || update.step.is_multiple_of(self.every) || update.step == self.total {
             serde_json::to_writer(&mut self.file, update)?;
             writeln!(self.file).context("cannot write `metrics.jsonl`")?;
             self.ctx.log(format_args!("step {}/{}: {message}", update.step, self.total));

@@ -26,7 +26,7 @@ pub struct Loss {
 /// one chunk at a time.
 ///
 /// `targets` holds, for each position of the flattened `[batch, seq]`, the token that should come
-/// next, or [`IGNORED`]. Gradients are divided by `denominator` (the label tokens of the whole
+/// next, or -100. Gradients are divided by `denominator` (the label tokens of the whole
 /// optimizer step).
 ///
 /// # Shapes

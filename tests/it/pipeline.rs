@@ -11,7 +11,7 @@ fn recipes() -> PathBuf {
 /// The quickstart, small: one seed, three optimizer steps, ten items.
 const SMALL: [&str; 7] = [
     "--set=params.seeds=[1]",
-    "--set=params.optimizer.max_steps=3",
+    "--set=params.optimizer.num_train_epochs=0.02",
     "--set=steps.bare_old.with.limit=10",
     "--set=steps.bare_new.with.limit=10",
     "--set=steps.at_home.with.limit=10",

@@ -87,6 +87,12 @@ pub struct StepSummary {
     pub seconds: Option<f64>,
 }
 
+impl StepSummary {
+    fn without_result(step: &str, state: &'static str) -> Self {
+        Self { step: step.to_owned(), state, key: None, artifact: None, seconds: None }
+    }
+}
+
 struct Running {
     cpus: u32,
     cancel: Cancel,
@@ -304,13 +310,7 @@ impl<'a> Dispatcher<'a> {
             error = format!("{error}\n{tail}");
         }
         self.summary.failed += 1;
-        self.summary.steps.push(StepSummary {
-            step: step.clone(),
-            state: "failed",
-            key: None,
-            artifact: None,
-            seconds: None,
-        });
+        self.summary.steps.push(StepSummary::without_result(&step, "failed"));
         self.say(Event::StepFailed { step, error, hint, log: log.display().to_string() });
         if matches!(failure.error, Error::LockTimeout(_)) && self.fatal.is_none() {
             self.fatal = Some(failure.error);
@@ -324,13 +324,7 @@ impl<'a> Dispatcher<'a> {
         let step = self.plan.graph[index].id.clone();
         self.lost.insert(index, because.clone());
         self.summary.skipped += 1;
-        self.summary.steps.push(StepSummary {
-            step: step.clone(),
-            state: "skipped",
-            key: None,
-            artifact: None,
-            seconds: None,
-        });
+        self.summary.steps.push(StepSummary::without_result(&step, "skipped"));
         self.say(Event::StepSkipped { step, because });
     }
 

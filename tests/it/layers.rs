@@ -1,4 +1,4 @@
-//! Imports point one way (docs: the module tree in CONTRIBUTING): `commands -> exec -> steps ->
+//! Imports point one way: `commands -> exec -> steps ->
 //! {train, eval, report, data} -> {peft, model}`, and only `commands` and `progress` print.
 
 use std::path::Path;

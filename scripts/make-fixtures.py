@@ -2,6 +2,8 @@
 """Makes the committed tiny models of tests/fixtures/models, with what transformers computes on them.
 
     make-fixtures.py tiny tests/fixtures/models      all of them
+    make-fixtures.py architectures tests/fixtures/models       one of every architecture
+    make-fixtures.py blocks tests/fixtures/gguf-blocks.json    what gguf reads out of quantised blocks
     make-fixtures.py real MODEL_DIR OUT.json         expectations of a real model, for the ignored test
 
 Needs torch, transformers, peft, safetensors and gguf (made with torch 2.9.0, transformers 5.23.0,
@@ -21,35 +23,55 @@ SHAPE = dict(
 )
 
 
-def expected(model, path, greedy=16):
-    """Logits of every position of every prompt, and a greedy continuation of each."""
+def expected(model, path, greedy=16, cached=False):
+    """Logits of every position of every prompt, and a greedy continuation of each: computed anew for
+    every token, and where `cached` says so also with transformers' key-value cache. Gives False when two
+    tokens were so close that comparing the choice would be a matter of rounding."""
     model.eval()
     out = []
     for ids in PROMPTS:
         with torch.no_grad():
             x = torch.tensor([ids])
-            logits = model(x).logits[0]
-            new = []
+            logits = model(x, use_cache=False).logits[0]
+            new, closest = [], float("inf")
             for _ in range(greedy):
-                token = int(model(x).logits[0, -1].argmax())
+                last = model(x, use_cache=False).logits[0, -1]
+                first, second = last.topk(2).values.tolist()
+                closest = min(closest, first - second)
+                token = int(last.argmax())
                 new.append(token)
                 x = torch.cat([x, torch.tensor([[token]])], 1)
-        out.append(dict(input_ids=ids, logits=[[float(f"{v:.7g}") for v in row] for row in logits.tolist()], greedy=new))
+            if closest < 1e-3:
+                return False
+            row = dict(input_ids=ids, logits=[[float(f"{v:.7g}") for v in row] for row in logits.tolist()], greedy=new)
+            if cached:
+                model(torch.tensor([ids[:1]]), use_cache=False)  # resets dynamic rotary frequencies
+                state = model(torch.tensor([ids]), use_cache=True)
+                row["greedy_cached"] = []
+                for _ in range(greedy):
+                    token = int(state.logits[0, -1].argmax())
+                    row["greedy_cached"].append(token)
+                    state = model(torch.tensor([[token]]), past_key_values=state.past_key_values, use_cache=True)
+        out.append(row)
     with open(path, "w") as file:
         json.dump(out, file)
+    return True
 
 
-def randomize(model, seed):
-    """Norms and biases start at one and zero; give them values that a mistake would show in."""
+def randomize(model, seed, norm=1.0):
+    """Norms and biases start at constants; give them values that a mistake would show in."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith("norm.weight"):
-                p.copy_(1 + 0.3 * torch.randn(p.shape, generator=g))
+                p.copy_(norm + 0.3 * torch.randn(p.shape, generator=g))
             elif name.endswith(".bias"):
                 p.copy_(0.3 * torch.randn(p.shape, generator=g))
             else:
                 p.copy_(0.2 * torch.randn(p.shape, generator=g))
+        if norm == 0.0:
+            # Gemma scales its embedding up; left as large, it would drown the layers.
+            model.get_input_embeddings().weight.mul_(0.2)
     return model
 
 
@@ -158,6 +180,103 @@ def tiny(out):
     expected(peft, f"{out}/llama-lora/expected.json")
 
 
+def internlm2(model, folder):
+    """The same network under InternLM2's names: q, k and v packed group by group (each key head with
+    its query heads before it), w1 the gate, w3 the up and w2 the down projection."""
+    from safetensors.torch import save_file
+
+    c = model.config
+    head, group = c.hidden_size // c.num_attention_heads, c.num_attention_heads // c.num_key_value_heads
+    state, out = model.state_dict(), {}
+    for name, weight in state.items():
+        parts = name.split(".")
+        if "layers" not in parts:
+            names = {"model.embed_tokens.weight": "model.tok_embeddings.weight", "lm_head.weight": "output.weight"}
+            out[names.get(name, name)] = weight
+            continue
+        prefix, rest = ".".join(parts[:3]), ".".join(parts[3:])
+        if rest == "self_attn.q_proj.weight":
+            k, v = (state[f"{prefix}.self_attn.{x}_proj.weight"].reshape(-1, 1, head, c.hidden_size) for x in "kv")
+            q = weight.reshape(c.num_key_value_heads, group, head, c.hidden_size)
+            out[f"{prefix}.attention.wqkv.weight"] = torch.cat([q, k, v], 1).reshape(-1, c.hidden_size)
+        elif rest not in ("self_attn.k_proj.weight", "self_attn.v_proj.weight"):
+            names = {
+                "self_attn.o_proj.weight": "attention.wo.weight", "mlp.gate_proj.weight": "feed_forward.w1.weight",
+                "mlp.up_proj.weight": "feed_forward.w3.weight", "mlp.down_proj.weight": "feed_forward.w2.weight",
+                "input_layernorm.weight": "attention_norm.weight", "post_attention_layernorm.weight": "ffn_norm.weight",
+            }
+            out[f"{prefix}.{names[rest]}"] = weight
+    os.makedirs(folder, exist_ok=True)
+    save_file({name: weight.contiguous() for name, weight in out.items()}, f"{folder}/model.safetensors")
+    config = dict(
+        architectures=["InternLM2ForCausalLM"], model_type="internlm2", bias=False, hidden_act="silu",
+        rms_norm_eps=c.rms_norm_eps, rope_theta=10000, rope_scaling=None, tie_word_embeddings=False,
+        **{name: SHAPE[name] for name in SHAPE},
+    )
+    with open(f"{folder}/config.json", "w") as file:
+        json.dump(config, file, indent=2)
+
+
+def architectures(out):
+    """One tiny model of every architecture and rotary scaling, 64 greedy tokens each."""
+    import transformers as t
+
+    def rope(kind, **more):
+        return dict(rope_parameters=dict(rope_type=kind, rope_theta=10000.0, **more))
+
+    plain = dict(SHAPE, tie_word_embeddings=False, pad_token_id=0, attn_implementation="eager")
+    short = dict(plain, max_position_embeddings=32)
+    gemma = dict(plain, tie_word_embeddings=True, head_dim=16, query_pre_attn_scalar=24, sliding_window=6)
+    models = {
+        "llama-linear": (t.LlamaForCausalLM, t.LlamaConfig(**plain, **rope("linear", factor=2.5)), 1.0),
+        "llama-dynamic": (t.LlamaForCausalLM, t.LlamaConfig(**short, **rope("dynamic", factor=4.0)), 1.0),
+        "llama-llama3": (t.LlamaForCausalLM, t.LlamaConfig(**plain, **rope(
+            "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)), 1.0),
+        "mistral": (t.MistralForCausalLM, t.MistralConfig(**plain, sliding_window=6, head_dim=16), 1.0),
+        "qwen2-window": (t.Qwen2ForCausalLM, t.Qwen2Config(
+            **plain, use_sliding_window=True, sliding_window=6, max_window_layers=1), 1.0),
+        "qwen3": (t.Qwen3ForCausalLM, t.Qwen3Config(**plain, head_dim=16), 1.0),
+        "gemma2": (t.Gemma2ForCausalLM, t.Gemma2Config(
+            **gemma, attn_logit_softcapping=5.0, final_logit_softcapping=8.0), 0.0),
+        "gemma3": (t.Gemma3ForCausalLM, t.Gemma3TextConfig(**gemma, sliding_window_pattern=2), 0.0),
+        "phi3": (t.Phi3ForCausalLM, t.Phi3Config(**plain, sliding_window=6), 1.0),
+    }
+    for number, (name, (kind, config, norm)) in enumerate(models.items()):
+        for seed in range(10 + number, 1000, 100):
+            model = randomize(kind(config), seed, norm)
+            if expected(model, f"{out}/{name}.json", greedy=64, cached=name == "llama-dynamic"):
+                break
+        model.save_pretrained(f"{out}/{name}")
+        os.rename(f"{out}/{name}.json", f"{out}/{name}/expected.json")
+    for seed in range(30, 1000, 100):
+        model = randomize(t.LlamaForCausalLM(t.LlamaConfig(**plain)), seed)
+        internlm2(model, f"{out}/internlm2")
+        if expected(model, f"{out}/internlm2/expected.json", greedy=64):
+            break
+
+
+def blocks(path):
+    """Two blocks of random bytes of every block format, and their values."""
+    import gguf
+    from gguf import GGMLQuantizationType as Q
+
+    # Where each format keeps its f16 scales, which must be finite.
+    scales = dict(Q4_0=[0], Q4_1=[0, 2], Q5_0=[0], Q5_1=[0, 2], Q8_0=[0], Q2_K=[80, 82], Q3_K=[108],
+                  Q4_K=[0, 2], Q5_K=[0, 2], Q6_K=[208])
+    rng = np.random.default_rng(5)
+    out = []
+    for name, places in scales.items():
+        kind = getattr(Q, name)
+        size = gguf.GGML_QUANT_SIZES[kind][1]
+        data = rng.integers(0, 256, (2, size), dtype=np.uint8)
+        for at in places:
+            data[:, at:at + 2] = rng.normal(size=(2, 1)).astype(np.float16).view(np.uint8)
+        values = gguf.quants.dequantize(data, kind).astype(np.float32).reshape(-1)
+        out.append(dict(type=int(kind), name=name, bytes=data.tobytes().hex(), values=[float(v) for v in values]))
+    with open(path, "w") as file:
+        json.dump(out, file)
+
+
 def real(model_dir, path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -175,4 +294,4 @@ def real(model_dir, path):
 
 
 if __name__ == "__main__":
-    {"tiny": tiny, "real": real}[sys.argv[1]](*sys.argv[2:])
+    {"tiny": tiny, "architectures": architectures, "blocks": blocks, "real": real}[sys.argv[1]](*sys.argv[2:])

@@ -56,7 +56,7 @@ pub enum Command {
     Graph(GraphArgs),
     /// Print the log of a step's result.
     #[command(after_help = "Example:\n  evergraft log 'train[method=lora,seed=1]' -f recipe.yaml")]
-    Log(LogArgs),
+    Log(StepSelector),
     /// Print the JSON Schema of recipes, for editors.
     #[command(
         after_help = "Example:\n  evergraft schema > recipe.schema.json\n  # then begin recipes with: # yaml-language-server: $schema=recipe.schema.json"
@@ -136,6 +136,17 @@ pub struct PlanArgs {
 /// `explain`.
 #[derive(Debug, Args)]
 pub struct StepArgs {
+    /// Which step.
+    #[command(flatten)]
+    pub step: StepSelector,
+    /// Output form.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// A step of a recipe.
+#[derive(Debug, Args)]
+pub struct StepSelector {
     /// A step (all its cells) or one cell, e.g. `train[seed=1]`.
     pub step: String,
     /// The recipe.
@@ -144,9 +155,6 @@ pub struct StepArgs {
     /// Change a value, as for `run`.
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
-    /// Output form.
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
 }
 
 /// `graph`.
@@ -158,19 +166,6 @@ pub struct GraphArgs {
     /// Drawing language.
     #[arg(long, value_enum, default_value_t)]
     pub format: GraphFormat,
-}
-
-/// `log`.
-#[derive(Debug, Args)]
-pub struct LogArgs {
-    /// A step (all its cells) or one cell, e.g. `train[seed=1]`.
-    pub step: String,
-    /// The recipe.
-    #[arg(short = 'f', long, default_value = RECIPE)]
-    pub recipe: PathBuf,
-    /// Change a value, as for `run`.
-    #[arg(long, value_name = "PATH=VALUE")]
-    pub set: Vec<String>,
 }
 
 /// `ls`.

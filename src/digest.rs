@@ -28,27 +28,35 @@ impl Digest {
         Ok(Self(hasher.finalize().to_hex().to_string()))
     }
 
-    /// Digest of a file, or of a folder as the sorted list of its files' paths and digests.
+    /// Digest of a file, or of a folder as [`Digest::of_files`] of everything in it.
     ///
     /// # Errors
     /// When something below `path` cannot be read.
     pub fn of_path(path: &Path) -> anyhow::Result<Self> {
-        if path.is_dir() {
-            let mut hasher = blake3::Hasher::new();
-            for entry in walkdir::WalkDir::new(path).follow_links(true).sort_by_file_name() {
-                let entry = entry.with_context(|| format!("cannot read folder `{}`", path.display()))?;
-                if entry.file_type().is_file() {
-                    let relative = entry.path().strip_prefix(path).expect("walkdir stays below its root");
-                    let name = relative.to_string_lossy();
-                    hasher.update(&(name.len() as u64).to_le_bytes());
-                    hasher.update(name.as_bytes());
-                    hasher.update(Self::of_file(entry.path())?.0.as_bytes());
-                }
-            }
-            Ok(Self(hasher.finalize().to_hex().to_string()))
-        } else {
-            Self::of_file(path)
+        if !path.is_dir() {
+            return Self::of_file(path);
         }
+        let mut files = Vec::new();
+        for entry in walkdir::WalkDir::new(path).follow_links(true) {
+            let entry = entry.with_context(|| format!("cannot read folder `{}`", path.display()))?;
+            if entry.file_type().is_file() {
+                let relative = entry.path().strip_prefix(path).expect("walkdir stays below its root");
+                files.push((relative.to_string_lossy().into_owned(), Self::of_file(entry.path())?));
+            }
+        }
+        files.sort();
+        Ok(Self::of_files(files.iter().map(|(name, digest)| (name.as_str(), digest))))
+    }
+
+    /// Digest of a folder, given the relative path and digest of each of its files, sorted by path.
+    pub fn of_files<'a>(files: impl Iterator<Item = (&'a str, &'a Self)>) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for (name, digest) in files {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name.as_bytes());
+            hasher.update(digest.0.as_bytes());
+        }
+        Self(hasher.finalize().to_hex().to_string())
     }
 
     /// The hex digits, without the prefix: safe as a file name.

@@ -53,6 +53,9 @@ pub enum Error {
     /// Stopped by a signal (its number).
     #[error("stopped by signal {0}; finished steps are kept, run the same command to go on")]
     Signal(i32),
+    /// A step panicked.
+    #[error("a defect of evergraft ended a step: {0}")]
+    Defect(String),
     /// Anything else that went wrong outside a step (disk, permissions).
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
@@ -68,6 +71,7 @@ impl Error {
             Self::StepFailed(_) | Self::Other(_) => exit::STEP_FAILED,
             Self::Stale(_) => exit::STALE,
             Self::Integrity(_) => exit::INTEGRITY,
+            Self::Defect(_) => exit::BUG,
             Self::Signal(2) => exit::INTERRUPTED,
             Self::Signal(_) => exit::TERMINATED,
         }

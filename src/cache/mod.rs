@@ -7,16 +7,19 @@
 //! <cache>/steps-v1/artifacts/ab/<digest>/   the files, named by their content
 //! <cache>/steps-v1/logs/ab/<key>.txt     the log of the run that made it
 //! <cache>/steps-v1/last/<node>           the key that a node of a recipe last had, for `explain`
+//! <cache>/steps-v1/sources/<path>      digests of files outside the cache, so that they are read once
 //! <cache>/steps-v1/locks/<key>, tmp/
 //! ```
 
 mod atomic;
 mod lock;
 mod record;
+mod sources;
 mod store;
 mod verify;
 
 pub use lock::{LockOptions, UseLock};
 pub use record::{ArtifactFile, Record};
+pub use sources::Source;
 pub use store::{Cache, EntryLock, Lookup, MissReason, Workspace};
 pub use verify::{Damage, Size};

@@ -203,23 +203,13 @@ impl Cache {
                 fs::set_permissions(entry.path(), Permissions::from_mode(0o444))?;
             }
         }
-        let artifact = Digest::of_path(&out)?;
         let files = list(&out)?;
+        let artifact = content(&files);
         atomic::sync_tree(&out)?;
         let place = self.artifact_path(&artifact);
         let parent = place.parent().expect("artifacts lie in folders");
         fs::create_dir_all(parent)?;
-        let existing = place.is_dir() && Digest::of_path(&place).is_ok_and(|digest| digest == artifact);
-        let files = if existing {
-            list(&place)?
-        } else {
-            if place.exists() {
-                fs::remove_dir_all(&place).context("cannot remove a damaged artifact")?;
-            }
-            fs::rename(&out, &place).with_context(|| format!("cannot make `{}`", place.display()))?;
-            atomic::sync_dir(parent)?;
-            files
-        };
+        let files = place_artifact(&out, &place, files)?;
         let log = fs::read(workspace.log()).unwrap_or_default();
         atomic::write(&self.log_path(&lock.digest), &log)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -316,4 +306,35 @@ fn list(folder: &Path) -> anyhow::Result<Vec<ArtifactFile>> {
             Ok(ArtifactFile { path, size, mtime_ns, digest })
         })
         .collect()
+}
+
+/// Digest of an artifact; names its folder.
+fn content(files: &[ArtifactFile]) -> Digest {
+    Digest::of_files(files.iter().map(|file| (file.path.as_str(), &file.digest)))
+}
+
+/// Moves a finished folder to its place; gives the files as they lie there. Another key may have
+/// led to the same bytes before, or does so at this moment.
+fn place_artifact(out: &Path, place: &Path, files: Vec<ArtifactFile>) -> anyhow::Result<Vec<ArtifactFile>> {
+    let artifact = content(&files);
+    let parent = place.parent().expect("artifacts lie in folders");
+    for _ in 0..10 {
+        match list(place) {
+            Ok(there) if content(&there) == artifact => return Ok(there),
+            _ if place.exists() => {
+                fs::remove_dir_all(place).context("cannot remove a damaged artifact")?;
+            }
+            _ => {}
+        }
+        match fs::rename(out, place) {
+            Ok(()) => {
+                atomic::sync_dir(parent)?;
+                return Ok(files);
+            }
+            // Somebody else was faster.
+            Err(_) if place.exists() => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot make `{}`", place.display())),
+        }
+    }
+    bail!("`{}` changes all the time", place.display())
 }

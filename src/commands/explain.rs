@@ -1,24 +1,19 @@
 //! `evergraft explain`.
 
-use std::collections::BTreeSet;
-
 use serde_json::json;
 
-use super::shared::{open_cache, planned, print, print_json};
+use super::shared::{Survey, print, print_json};
 use crate::{
     cli::{Cli, Format, StepArgs},
     error::Error,
-    exec::{State, status},
+    exec::State,
 };
 
 pub(super) fn run(cli: &Cli, args: &StepArgs) -> Result<(), Error> {
-    let plan = planned(&args.recipe, &args.set)?;
-    let wanted = plan.named(&args.step)?;
-    let cache = open_cache(cli)?;
-    let nodes = status(&plan, &cache, &BTreeSet::new())?;
+    let survey = Survey::of(cli, &args.step.recipe, &args.step.set)?;
     let mut reports = Vec::new();
-    for (_, node) in nodes.iter().filter(|(index, _)| wanted.contains(index)) {
-        let last = cache.last_key(&plan.recipe_name, &node.step);
+    for node in survey.named(&args.step.step)? {
+        let last = survey.cache.last_key(&survey.plan.recipe_name, &node.step);
         let differences = match (&node.preimage, &last) {
             (Some(now), Some(last)) => now.differences(last),
             _ => Vec::new(),

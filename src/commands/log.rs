@@ -1,22 +1,18 @@
 //! `evergraft log`.
 
-use std::collections::BTreeSet;
-
 use anyhow::Context as _;
 
-use super::shared::{open_cache, planned, print};
+use super::shared::{Survey, print};
 use crate::{
-    cli::{Cli, LogArgs},
+    cli::{Cli, StepSelector},
     error::{Error, hinted},
-    exec::{State, status},
+    exec::State,
 };
 
-pub(super) fn run(cli: &Cli, args: &LogArgs) -> Result<(), Error> {
-    let plan = planned(&args.recipe, &args.set)?;
-    let wanted = plan.named(&args.step)?;
-    let cache = open_cache(cli)?;
-    let nodes = status(&plan, &cache, &BTreeSet::new())?;
-    for (_, node) in nodes.iter().filter(|(index, _)| wanted.contains(index)) {
+pub(super) fn run(cli: &Cli, args: &StepSelector) -> Result<(), Error> {
+    let survey = Survey::of(cli, &args.recipe, &args.set)?;
+    let wanted = survey.named(&args.step)?;
+    for node in &wanted {
         let digest = node.key.as_ref().filter(|_| node.state == State::Cached);
         let Some(digest) = digest.and_then(|text| text.parse().ok()) else {
             return Err(Error::Usage(hinted(
@@ -24,7 +20,7 @@ pub(super) fn run(cli: &Cli, args: &LogArgs) -> Result<(), Error> {
                 "the log of a failed step lies in the folder of its run, below `outputs`",
             )));
         };
-        let path = cache.log_path(&digest);
+        let path = survey.cache.log_path(&digest);
         let text = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
         if wanted.len() > 1 {
             print(&format!("== {}\n", node.step))?;

@@ -1,40 +1,36 @@
 //! `evergraft plan`.
 
-use std::collections::BTreeSet;
-
 use serde_json::json;
 
-use super::shared::{open_cache, planned, print, print_json, table};
+use super::shared::{Survey, print, print_json, table};
 use crate::{
     cli::{Cli, Format, RecipeArgs},
     error::Error,
-    exec::{State, status},
+    exec::State,
 };
 
 pub(super) fn run(cli: &Cli, args: &RecipeArgs, check: bool, format: Format) -> Result<(), Error> {
-    let plan = planned(&args.recipe, &args.set)?;
-    let cache = open_cache(cli)?;
-    let nodes = status(&plan, &cache, &BTreeSet::new())?;
-    let count = |state: State| nodes.iter().filter(|(_, node)| node.state == state).count();
+    let survey = Survey::of(cli, &args.recipe, &args.set)?;
+    let count = |state: State| survey.nodes().filter(|node| node.state == state).count();
     let (run, waits, cached) = (count(State::Run), count(State::Waits), count(State::Cached));
     match format {
         Format::Json => {
-            let steps: Vec<_> = nodes.iter().map(|(_, node)| node).collect();
+            let steps: Vec<_> = survey.nodes().collect();
             print_json(&json!({
-                "recipe": plan.recipe_name, "run": run, "waits": waits, "cached": cached,
-                "steps": steps, "plan": plan.to_json(),
+                "recipe": survey.plan.recipe_name, "run": run, "waits": waits, "cached": cached,
+                "steps": steps, "plan": survey.plan.to_json(),
             }))?;
         }
         Format::Text => {
-            let rows: Vec<Vec<String>> = nodes
-                .iter()
-                .map(|(index, node)| {
+            let rows: Vec<Vec<String>> = survey
+                .nodes()
+                .zip(survey.kinds())
+                .map(|(node, kind)| {
                     let state = match node.state {
                         State::Cached => "cached",
                         State::Run => "run",
                         State::Waits => "run?",
                     };
-                    let kind = plan.graph[*index].kind.name;
                     vec![state.to_owned(), node.step.clone(), kind.to_owned(), node.why.clone()]
                 })
                 .collect();

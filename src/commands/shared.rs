@@ -1,10 +1,12 @@
 //! What several verbs need: the plan, the cache, stdout, tables.
 
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     path::{Path, PathBuf},
 };
 
+use petgraph::graph::NodeIndex;
 use serde::Serialize;
 
 use crate::{
@@ -12,6 +14,7 @@ use crate::{
     cli::Cli,
     env,
     error::{Error, hinted},
+    exec::{self, NodeStatus},
     plan::{self, Plan},
     recipe,
 };
@@ -30,6 +33,38 @@ pub(super) fn cache_root(cli: &Cli) -> Result<PathBuf, Error> {
 
 pub(super) fn open_cache(cli: &Cli) -> Result<Cache, Error> {
     Cache::open(&cache_root(cli)?).map_err(Error::Usage)
+}
+
+/// A plan, its cache, and the state of every node.
+pub(super) struct Survey {
+    pub(super) plan: Plan,
+    pub(super) cache: Cache,
+    nodes: Vec<(NodeIndex, NodeStatus)>,
+}
+
+impl Survey {
+    pub(super) fn of(cli: &Cli, recipe: &Path, sets: &[String]) -> Result<Self, Error> {
+        let plan = planned(recipe, sets)?;
+        let cache = open_cache(cli)?;
+        let nodes = exec::status(&plan, &cache, &BTreeSet::new())?;
+        Ok(Self { plan, cache, nodes })
+    }
+
+    /// Every node, each after those that it needs.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeStatus> {
+        self.nodes.iter().map(|(_, node)| node)
+    }
+
+    /// The step kind of every node, in the same order.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        self.nodes.iter().map(|(index, _)| self.plan.graph[*index].kind.name)
+    }
+
+    /// The nodes that a name on the command line means.
+    pub(super) fn named(&self, name: &str) -> Result<Vec<&NodeStatus>, Error> {
+        let wanted = self.plan.named(name)?;
+        Ok(self.nodes.iter().filter(|(index, _)| wanted.contains(index)).map(|(_, node)| node).collect())
+    }
 }
 
 /// Prints results. A closed pipe is an error that ends the program quietly.

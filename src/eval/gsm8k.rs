@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// Texts that end an answer in the reference's evaluation.
-const STOP_STRINGS: [&str; 4] = ["Instruction:", "Instruction", "Response:", "Response"];
+pub const STOP_STRINGS: [&str; 4] = ["Instruction:", "Instruction", "Response:", "Response"];
 
 static STRICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"#### (\-?[0-9\.\,]+)"));
 static FLEXIBLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(-?[$0-9.,]{2,})|(-?[0-9]+)"));

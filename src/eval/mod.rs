@@ -7,4 +7,4 @@ pub mod stats;
 
 pub use commonsense::LabelExtractor;
 pub use generate::{GenerateOptions, generate};
-pub use gsm8k::{Gsm8kFilter, cut_at_stop_string};
+pub use gsm8k::{Gsm8kFilter, STOP_STRINGS, cut_at_stop_string};

@@ -11,7 +11,7 @@ use petgraph::graph::NodeIndex;
 use serde_json::Value;
 
 use crate::{
-    cache::{Cache, Record},
+    cache::{Cache, Record, Source},
     digest::Digest,
     key::StepKey,
     params::REF_KEY,
@@ -20,12 +20,18 @@ use crate::{
 };
 
 /// Computes keys. Every source file is read once.
-#[derive(Debug, Default)]
-pub struct Keys {
-    files: Mutex<HashMap<PathBuf, Digest>>,
+#[derive(Debug)]
+pub struct Keys<'c> {
+    cache: &'c Cache,
+    sources: Mutex<HashMap<PathBuf, Source>>,
 }
 
-impl Keys {
+impl<'c> Keys<'c> {
+    /// Knows no file yet.
+    pub fn new(cache: &'c Cache) -> Self {
+        Self { cache, sources: Mutex::default() }
+    }
+
     /// The key of a node.
     ///
     /// # Errors
@@ -33,9 +39,9 @@ impl Keys {
     pub fn key(&self, node: &StepNode, inputs: &BTreeMap<String, Arc<Input>>) -> anyhow::Result<StepKey> {
         let mut digests: BTreeMap<&Path, Digest> = BTreeMap::new();
         for (field, path) in &node.files {
-            let digest =
-                self.file(path).with_context(|| format!("cannot read the file that `{field}` names"))?;
-            digests.insert(path, digest);
+            let source =
+                self.source(path).with_context(|| format!("cannot read the file that `{field}` names"))?;
+            digests.insert(path, source.digest);
         }
         Ok(StepKey::new(node, inputs, &digests))
     }
@@ -43,26 +49,21 @@ impl Keys {
     /// # Errors
     /// When a source file is not what it was when the key was made.
     pub fn check_unchanged(&self, node: &StepNode) -> anyhow::Result<()> {
-        for (_, path) in &node.files {
-            let now = Digest::of_path(path)?;
-            anyhow::ensure!(
-                self.file(path)? == now,
-                "`{}` was changed while the step read it; run again",
-                path.display()
-            );
-        }
-        Ok(())
+        node.files.iter().try_for_each(|(_, path)| self.source(path)?.check_unchanged())
     }
 
-    fn file(&self, path: &Path) -> anyhow::Result<Digest> {
-        let known = |files: &HashMap<PathBuf, Digest>| files.get(path).cloned();
-        if let Some(digest) = known(&self.files.lock().expect("no holder of this lock can panic")) {
-            return Ok(digest);
+    /// The digest that a source file has in keys.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn source(&self, path: &Path) -> anyhow::Result<Source> {
+        let mut sources = self.sources.lock().expect("no holder of this lock can panic");
+        if let Some(source) = sources.get(path) {
+            return Ok(source.clone());
         }
-        let digest = Digest::of_path(path)?;
-        let mut files = self.files.lock().expect("no holder of this lock can panic");
-        files.insert(path.to_owned(), digest.clone());
-        Ok(digest)
+        let source = self.cache.source(path)?;
+        sources.insert(path.to_owned(), source.clone());
+        Ok(source)
     }
 }
 

@@ -166,7 +166,7 @@ pub fn run(
         steps: dispatcher.selected.len(),
         folder: dispatcher.summary.folder.display().to_string(),
     });
-    let keys = Keys::default();
+    let keys = Keys::new(cache);
     let worker = Worker {
         recipe: &plan.recipe_name,
         cache,
@@ -312,7 +312,7 @@ impl<'a> Dispatcher<'a> {
         self.summary.failed += 1;
         self.summary.steps.push(StepSummary::without_result(&step, "failed"));
         self.say(Event::StepFailed { step, error, hint, log: log.display().to_string() });
-        if matches!(failure.error, Error::LockTimeout(_)) && self.fatal.is_none() {
+        if matches!(failure.error, Error::LockTimeout(_) | Error::Defect(_)) && self.fatal.is_none() {
             self.fatal = Some(failure.error);
         }
         if !self.options.keep_going {

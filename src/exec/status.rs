@@ -56,7 +56,7 @@ pub fn status(
     cache: &Cache,
     forced: &BTreeSet<NodeIndex>,
 ) -> anyhow::Result<Vec<(NodeIndex, NodeStatus)>> {
-    let keys = Keys::default();
+    let keys = Keys::new(cache);
     let mut done = HashMap::new();
     let mut out = Vec::new();
     for index in plan.order() {

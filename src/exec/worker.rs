@@ -55,7 +55,7 @@ pub(super) struct Failure {
 pub(super) struct Worker<'a> {
     pub(super) recipe: &'a str,
     pub(super) cache: &'a Cache,
-    pub(super) keys: &'a Keys,
+    pub(super) keys: &'a Keys<'a>,
     pub(super) observer: &'a dyn Observer,
     pub(super) lock_timeout: Option<Duration>,
 }
@@ -81,7 +81,7 @@ impl Worker<'_> {
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("no message");
-            Err(anyhow!("a defect of evergraft ended the step: {text}").into())
+            Err(Error::Defect(text.to_owned()))
         });
         let result = result.map_err(|error| Failure { error, log });
         let _ = messages.send(Message::Done(job.index, Box::new(result)));
@@ -165,6 +165,7 @@ impl Worker<'_> {
             progress: progress.as_ref(),
             cancel: &job.cancel,
             log: &log,
+            source_digest: &|path| Ok(self.keys.source(path)?.digest),
         };
         steps::run(job.node.kind.name, &job.node.params, &context)
     }

@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{ArtifactRef, DeviceName, Dtype, Problem, StepParams};
+use super::{
+    common::{ArtifactRef, DeviceName, Dtype, Problem, StepParams},
+    tokenize::PromptTemplate,
+};
 
 /// Parameters of an `eval` step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,7 +50,7 @@ pub struct TaskSpec {
     /// Prompt; by default the task's own (GSM8K: Alpaca + "Let's think step by step.";
     /// commonsense: LLM-Adapters' evaluation prompt).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<super::PromptTemplate>,
+    pub prompt: Option<PromptTemplate>,
     /// Longest generation; by default 1024 for GSM8K and 32 for label tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<usize>,
@@ -72,7 +75,7 @@ pub fn known_tasks() -> impl Iterator<Item = &'static str> {
 
 impl StepParams for EvalParams {
     const KIND: &'static str = "eval";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "Score a base, an adapter or a moved adapter by generation and answer extraction.";
 
@@ -109,6 +112,13 @@ impl StepParams for EvalParams {
                     format!("tasks.{index}.labels"),
                     "an empty label would match everything",
                 ));
+            }
+            if matches!(task.prompt, Some(PromptTemplate::Text | PromptTemplate::Document)) {
+                let field = format!("tasks.{index}.prompt");
+                problems.push(
+                    Problem::new(field, "a task needs a prompt, and this template makes none")
+                        .hint("use `alpaca`, `alpaca_indented` or `plain`, or leave it out"),
+                );
             }
             if task.max_new_tokens == Some(0) {
                 problems.push(Problem::new(format!("tasks.{index}.max_new_tokens"), "must be at least 1"));

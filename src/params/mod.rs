@@ -21,7 +21,7 @@ pub use common::{ArtifactRef, DeviceName, Dtype, Problem, REF_KEY, SourceFile, S
 pub use dataset::{ArtifactFile, DatasetFormat, DatasetParams, Sources};
 pub use eval::{COMMONSENSE_LABELS, EvalParams, TaskSpec, known_tasks};
 pub use kind::{KINDS, Kind, Parsed};
-pub use report::{ReportParams, SHIPPED_TEMPLATES};
+pub use report::{RecipeText, ReportParams, SHIPPED_TEMPLATES};
 pub use swap::SwapParams;
 pub use tokenize::{PromptTemplate, TokenizeParams};
 pub use train::{

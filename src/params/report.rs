@@ -34,6 +34,21 @@ pub struct ReportParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     pub template_file: Option<SourceFile>,
+    /// The recipe as written, what it includes, and the `--set` arguments; set by the planner, so
+    /// that a report shows them and is made anew when they change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip)]
+    pub recipe: Vec<RecipeText>,
+}
+
+/// One text of the recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeText {
+    /// File name without its folder, or `--set`.
+    pub name: String,
+    /// The text.
+    pub text: String,
 }
 
 /// Templates that need no file of their own.
@@ -49,7 +64,7 @@ fn default_over() -> String {
 
 impl StepParams for ReportParams {
     const KIND: &'static str = "report";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const LIST_FIELDS: &'static [&'static str] = &["results"];
     const ABOUT: &'static str =
         "Render evaluation results, their statistics and their provenance with a minijinja template.";

@@ -34,7 +34,7 @@ pub(super) fn check(
 ) -> Option<Checked> {
     let tree = Node::new(Data::Map(with), step.with_span);
     let mut checker = Checker { builder, step, tree, out, failed: false };
-    checker.template();
+    checker.report_fields();
     let parsed = checker.parse()?;
     checker.problems(parsed.problems);
     let checked = checker.files(parsed.normalized, parsed.files);
@@ -67,19 +67,33 @@ impl Checker<'_, '_> {
         self.out.push(self.builder.sources.at(span, message).maybe_hint(hint));
     }
 
-    /// A report's `template` is a shipped name or a path.
-    fn template(&mut self) {
+    /// A report's `template` is a shipped name or a path, and it shows the recipe's text.
+    fn report_fields(&mut self) {
         if self.kind().name != "report" {
             return;
         }
-        if let Some(entry) = self.tree.entry("template_file") {
-            let span = entry.key_span;
-            self.report(
-                span,
-                "unknown field `template_file`",
-                Some("give the path as `template`".to_owned()),
-            );
-            return;
+        let hidden = [
+            ("template_file", "give the path as `template`"),
+            ("recipe", "a report knows its recipe; values of your own go under `vars`"),
+        ];
+        for (name, hint) in hidden {
+            if let Some(entry) = self.tree.entry(name) {
+                let span = entry.key_span;
+                self.report(span, format!("unknown field `{name}`"), Some(hint.to_owned()));
+            }
+        }
+        if let Data::Map(entries) = &mut self.tree.data {
+            entries.retain(|entry| hidden.iter().all(|(name, _)| entry.key != *name));
+        }
+        let span = self.step.with_span;
+        let text = |text: &str| Node::new(Data::Text(text.to_owned()), span);
+        let entry = |key: &str, value: Node| Entry { key: key.to_owned(), key_span: span, value };
+        let texts = self.builder.sources.written().map(|(name, written)| {
+            Node::new(Data::Map(vec![entry("name", text(name)), entry("text", text(written))]), span)
+        });
+        let recipe = entry("recipe", Node::new(Data::List(texts.collect()), span));
+        if let Data::Map(entries) = &mut self.tree.data {
+            entries.push(recipe);
         }
         let Some((text, span)) = self.tree.get("template").and_then(|node| Some((node.text()?, node.span)))
         else {

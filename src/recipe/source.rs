@@ -70,6 +70,15 @@ impl Sources {
         &self.texts[file as usize].text
     }
 
+    /// Everything that was read, in order: the recipe, what it includes, the `--set` arguments. By
+    /// file name: where a recipe lies changes nothing.
+    pub(crate) fn written(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.texts.iter().map(|source| {
+            let name = Path::new(&source.name).file_name().and_then(|name| name.to_str());
+            (name.unwrap_or(&source.name), source.text.as_str())
+        })
+    }
+
     /// Where relative paths start that are written at this place.
     pub(crate) fn folder(&self, span: Span) -> &Path {
         &self.texts[span.file as usize].folder

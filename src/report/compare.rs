@@ -1,9 +1,10 @@
 //! Paired comparison of each row with a baseline, on the same items.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
@@ -39,7 +40,7 @@ pub(super) fn compare(tables: &[TaskTable], baseline: &str) -> Vec<Comparison> {
         for row in table.rows.iter().filter(|row| row.label != baseline) {
             let other = items(&row.samples, &table.metric);
             let paired: Vec<f64> = match (&base_items, &other) {
-                (Some(a), Some(b)) if a.len() == b.len() => b.iter().zip(a).map(|(b, a)| b - a).collect(),
+                (Some(a), Some(b)) => a.iter().filter_map(|(id, a)| Some(b.get(id)? - a)).collect(),
                 _ => Vec::new(),
             };
             out.push(Comparison {
@@ -54,19 +55,28 @@ pub(super) fn compare(tables: &[TaskTable], baseline: &str) -> Vec<Comparison> {
     out
 }
 
-/// Each item's score, averaged over the runs; none when a file is missing or of another length.
-fn items(samples: &[std::path::PathBuf], metric: &str) -> Option<Vec<f64>> {
-    let runs: Vec<Vec<f64>> = samples.iter().map(|path| scores(path, metric)).collect::<Option<_>>()?;
-    let n = runs.first()?.len();
-    if runs.iter().any(|run| run.len() != n) {
-        return None;
+/// Each item's score by its `doc_id`, averaged over the runs; none when a file is missing or the
+/// runs scored different items.
+fn items(samples: &[PathBuf], metric: &str) -> Option<BTreeMap<u64, f64>> {
+    let mut runs = samples.iter().map(|path| scores(path, metric));
+    let mut sum = runs.next()??;
+    for run in runs {
+        let run = run?;
+        if !run.keys().eq(sum.keys()) {
+            return None;
+        }
+        sum.iter_mut().zip(run.values()).for_each(|((_, sum), score)| *sum += score);
     }
-    Some((0..n).map(|item| runs.iter().map(|run| run[item]).sum::<f64>() / runs.len() as f64).collect())
+    sum.values_mut().for_each(|score| *score /= samples.len() as f64);
+    Some(sum)
 }
 
-fn scores(path: &Path, metric: &str) -> Option<Vec<f64>> {
+fn scores(path: &Path, metric: &str) -> Option<BTreeMap<u64, f64>> {
     BufReader::new(File::open(path).ok()?)
         .lines()
-        .map(|line| serde_json::from_str::<Value>(&line.ok()?).ok()?.get(metric)?.as_f64())
+        .map(|line| {
+            let sample: Value = serde_json::from_str(&line.ok()?).ok()?;
+            Some((sample.get("doc_id")?.as_u64()?, sample.get(metric)?.as_f64()?))
+        })
         .collect()
 }

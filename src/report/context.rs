@@ -7,7 +7,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Comparison, Provenance, TaskTable, compare, table};
-use crate::{params::ReportParams, steps::Input};
+use crate::{
+    params::{RecipeText, ReportParams},
+    steps::Input,
+};
 
 /// The variables of a report's template; also `report.json`.
 #[derive(Debug, Clone, Serialize)]
@@ -24,6 +27,8 @@ pub struct ReportContext {
     pub comparisons: Vec<Comparison>,
     /// Where the numbers come from.
     pub provenance: Provenance,
+    /// The recipe as written, what it includes, and the `--set` arguments.
+    pub recipe: Vec<RecipeText>,
     /// Version of evergraft.
     pub evergraft: &'static str,
 }
@@ -42,6 +47,7 @@ impl ReportContext {
             over: params.over.clone(),
             comparisons: baseline.map(|name| compare::compare(&tables, name)).unwrap_or_default(),
             tables,
+            recipe: params.recipe.clone(),
             provenance: Provenance::collect(results),
             evergraft: env!("CARGO_PKG_VERSION"),
         })

@@ -11,7 +11,6 @@ use super::{
     train::write_json,
 };
 use crate::{
-    digest::Digest,
     error::hinted,
     model::{
         BaseFolder, ModelConfig, RandomWeights, SafetensorsWeights, SourceFormat, SourceModel, Tokenizer,
@@ -44,7 +43,7 @@ pub(crate) fn run(params: &BaseParams, ctx: &StepContext) -> anyhow::Result<()> 
 }
 
 fn from_source(params: &BaseParams, source: &Path, ctx: &StepContext) -> anyhow::Result<()> {
-    let digest = Digest::of_path(source)?;
+    let digest = (ctx.source_digest)(source)?;
     ctx.log(format_args!("digest of the source: {digest}"));
     if let Some(pinned) = &params.digest {
         ensure!(

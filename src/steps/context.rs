@@ -99,6 +99,8 @@ pub struct StepContext<'a> {
     pub cancel: &'a Cancel,
     /// The step's log file.
     pub log: &'a Mutex<std::fs::File>,
+    /// The digest that a source file has in the step's key.
+    pub source_digest: &'a dyn Fn(&Path) -> anyhow::Result<Digest>,
 }
 
 impl StepContext<'_> {

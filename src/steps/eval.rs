@@ -22,7 +22,7 @@ use crate::{
     },
     digest::Digest,
     error::hinted,
-    eval::{GenerateOptions, Gsm8kFilter, LabelExtractor, cut_at_stop_string, generate, stats},
+    eval::{GenerateOptions, Gsm8kFilter, LabelExtractor, STOP_STRINGS, cut_at_stop_string, generate, stats},
     model::device,
     params::{COMMONSENSE_LABELS, EvalParams, PromptTemplate, TaskSpec},
 };
@@ -277,6 +277,7 @@ impl<'a> Task<'a> {
         let config = json!({
             "task": name, "prompt": self.prompt_name, "labels": self.labels,
             "max_new_tokens": self.max_new_tokens, "do_sample": false,
+            "until": match self.scorer { Scorer::Gsm8k => &STOP_STRINGS[..], Scorer::Labels(_) => &[] },
             "prompt_digest": Digest::of_bytes(self.texts.first().map_or(&[][..], |text| text.as_bytes())),
         });
         results.put("configs", name, config);

@@ -3,7 +3,7 @@
 use std::{fs, io::Read as _, path::Path};
 
 use anyhow::{Context as _, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{StepContext, train::write_json};
 use crate::{
@@ -20,6 +20,16 @@ pub(crate) fn run(params: &ReportParams, ctx: &StepContext) -> anyhow::Result<()
     let results =
         params.results.iter().map(|result| ctx.input(result).cloned()).collect::<anyhow::Result<Vec<_>>>()?;
     let context = ReportContext::new(params, &results)?;
+    if let Some(baseline) = params.vars.get("baseline").and_then(Value::as_str)
+        && context.comparisons.is_empty()
+    {
+        let rows = context.tables.iter().flat_map(|table| &table.rows).map(|row| format!("`{}`", row.label));
+        let rows: std::collections::BTreeSet<String> = rows.collect();
+        ctx.warn(format_args!(
+            "nothing is compared: `vars.baseline` is `{baseline}`, and the rows are {}",
+            rows.into_iter().collect::<Vec<_>>().join(", ")
+        ));
+    }
     write_json(ctx, "report.json", &serde_json::to_value(&context)?)?;
     let (name, text) = match &params.template_file {
         Some(file) => {

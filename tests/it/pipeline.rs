@@ -42,6 +42,8 @@ fn the_quickstart_in_small_makes_a_report_once() {
         "| continued |",
         "blake3:",
         "\"uses\": \"train\"",
+        "`quickstart.yaml`:\n\n~~~~yaml\n# ",
+        "params.seeds=[1]",
     ] {
         assert!(report.contains(words), "the report lacks {words:?}:\n{report}");
     }
@@ -77,6 +79,12 @@ fn the_quickstart_in_small_makes_a_report_once() {
     );
     quickstart(&space, "plan", &["--check"]);
     space.expect(0, &["cache", "verify"]);
+    let ran = quickstart(&space, "run", &["--set=steps.report.with.vars.baseline=nobody"]);
+    assert!(
+        ran.stderr.contains("nothing is compared: `vars.baseline` is `nobody`, and the rows are `LoRA"),
+        "{}",
+        ran.stderr
+    );
     let ran = quickstart(&space, "plan", &["--set=params.pc=0"]);
     assert!(ran.stdout.contains("changed: `trans_peft.pc`: 0.2 -> 0"), "{}", ran.stdout);
 }

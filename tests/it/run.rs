@@ -172,24 +172,46 @@ fn a_changed_artifact_is_made_anew() {
     space.expect(0, &["cache", "verify"]);
 }
 
+/// Waits for a running step to have written this into its log.
+fn wait_until_a_log_says(tmp: &Path, words: &str) {
+    let start = Instant::now();
+    let said = || {
+        let Ok(entries) = std::fs::read_dir(tmp) else { return false };
+        entries.flatten().any(|entry| {
+            std::fs::read_to_string(entry.path().join("log.txt")).is_ok_and(|log| log.contains(words))
+        })
+    };
+    while !said() {
+        assert!(start.elapsed() < Duration::from_secs(30), "no step wrote {words:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_killed_runner_loses_only_the_step_that_ran() {
+    let recipe = "version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"echo x > x\", outputs: [x] } }\n  b: { uses: command, with: { run: \"echo half > y; echo begun; sleep 1; cat \\\"$STEP_A/x\\\" > y\", steps: { a: \"${{ steps.a }}\" }, outputs: [y] } }\n";
+    let space = Space::new(recipe);
+    let tmp = space.path().join("cache/steps-v1/tmp");
+    let mut child = space.command(&["run", "-q"]).stderr(Stdio::null()).spawn().unwrap();
+    wait_until_a_log_says(&tmp, "begun");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(space.run(&["plan"]).stdout.contains("1 cached, 1 to run"));
+    assert_eq!(space.counts(&[]), (1, 1));
+    assert_eq!(artifact(&space, "b", "y"), "x\n");
+    assert!(std::fs::read_dir(&tmp).unwrap().next().is_none(), "what the killed run left is gone");
+    space.expect(0, &["cache", "verify"]);
+}
+
 #[test]
 fn ctrl_c_stops_the_step_and_keeps_what_is_done() {
     let recipe = "version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"echo x > x\", outputs: [x] } }\n  b: { uses: command, with: { run: \"echo begun; sleep 60; echo y > y\", steps: { a: \"${{ steps.a }}\" }, outputs: [y] } }\n";
     let space = Space::new(recipe);
+    let tmp = space.path().join("cache/steps-v1/tmp");
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let mut child = space.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let tmp = space.path().join("cache/steps-v1/tmp");
         let start = Instant::now();
-        let begun = || {
-            let Ok(entries) = std::fs::read_dir(&tmp) else { return false };
-            entries.flatten().any(|entry| {
-                std::fs::read_to_string(entry.path().join("log.txt")).is_ok_and(|log| log.contains("begun"))
-            })
-        };
-        while !begun() {
-            assert!(start.elapsed() < Duration::from_secs(30), "step `b` never began");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until_a_log_says(&tmp, "begun");
         let pid = child.id().to_string();
         std::process::Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(code));
@@ -232,6 +254,30 @@ fn a_disk_that_is_full_at_the_commit_leaves_nothing() {
         !walkdir::WalkDir::new(cache.join("records")).into_iter().flatten().any(|e| e.file_type().is_file())
     );
     assert_eq!(space.counts(&[]), (1, 0));
+}
+
+#[test]
+fn a_disk_that_is_really_full_fails_the_step_and_nothing_else() {
+    let space = Space::new(
+        "version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"echo x > x\", outputs: [x] } }\n  b: { uses: command, needs: [a], with: { run: \"head -c 3000000 /dev/zero > y\", outputs: [y] } }\n",
+    );
+    let disk = space.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(&disk).output();
+    if !mount.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: a small disk can only be mounted by root");
+        return;
+    }
+    let cache = ["--cache-dir", "disk/cache"];
+    let ran = space.run(&["run", cache[0], cache[1]]);
+    let plan = space.run(&["plan", cache[0], cache[1]]).stdout;
+    let left = std::fs::read_dir(disk.join("cache/steps-v1/tmp")).unwrap().count();
+    let verified = space.run(&["cache", "verify", cache[0], cache[1]]).code;
+    std::process::Command::new("umount").arg(&disk).status().unwrap();
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("No space left on device"), "{}", ran.stderr);
+    assert!(plan.contains("1 cached, 1 to run"), "{plan}");
+    assert_eq!((left, verified), (0, 0));
 }
 
 #[test]

@@ -179,4 +179,27 @@ mod tests {
         block.extend([0; 29]);
         assert_eq!(dequantize(TensorType::Q8_0, &block)[..3], [2.0, -2.0, -256.0]);
     }
+
+    /// scripts/make-fixtures.py: random bytes of every block format, read by `gguf` for Python.
+    #[test]
+    fn every_block_format_equals_the_reference_to_the_last_bit() {
+        #[derive(serde::Deserialize)]
+        struct Case {
+            r#type: u32,
+            name: String,
+            bytes: String,
+            values: Vec<f32>,
+        }
+        let text = include_str!("../../../tests/fixtures/gguf-blocks.json");
+        let cases: Vec<Case> = serde_json::from_str(text).unwrap();
+        assert_eq!(cases.len(), 10);
+        for case in cases {
+            let digits = case.bytes.as_bytes().chunks_exact(2);
+            let bytes: Vec<u8> = digits
+                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+                .collect();
+            let values = dequantize(TensorType::from_id(case.r#type).unwrap(), &bytes);
+            assert_eq!(values, case.values, "{}", case.name);
+        }
+    }
 }

@@ -97,7 +97,7 @@ pub struct RunArgs {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Run these steps whatever is cached; without a name, all.
-    #[arg(long, value_name = "STEP", num_args = 0..=1, default_missing_value = "*")]
+    #[arg(long, value_name = "STEP", num_args = 0..=1, require_equals = true, default_missing_value = "*")]
     pub force: Vec<String>,
     /// These steps alone; what they need must be cached.
     #[arg(long, value_name = "STEP")]
@@ -183,20 +183,24 @@ pub struct ListArgs {
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
     /// Print the cache's folder.
+    #[command(after_help = "Example: evergraft cache dir")]
     Dir,
     /// Count results and bytes.
+    #[command(after_help = "Example: evergraft cache size --format json")]
     Size {
         /// Output form.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
     /// Read everything again and compare it with its digests; exit code 6 if something differs.
+    #[command(after_help = "Example: evergraft cache verify")]
     Verify {
         /// Output form.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
     /// Remove everything.
+    #[command(after_help = "Example: evergraft cache clean --lock-timeout 60")]
     Clean {
         /// Seconds to wait for those who use it [default: as long as they live].
         #[arg(long, value_name = "SECONDS")]

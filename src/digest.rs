@@ -45,13 +45,17 @@ impl Digest {
             }
         }
         files.sort();
-        Ok(Self::of_files(files.iter().map(|(name, digest)| (name.as_str(), digest))))
+        Ok(Self::of_files(files.iter().map(|(name, digest)| (name.as_str(), false, digest))))
     }
 
-    /// Digest of a folder, given the relative path and digest of each of its files, sorted by path.
-    pub fn of_files<'a>(files: impl Iterator<Item = (&'a str, &'a Self)>) -> Self {
+    /// Digest of a folder, given the relative path of each of its files, whether its executable bit
+    /// counts and is set, and its digest; sorted by path.
+    pub fn of_files<'a>(files: impl Iterator<Item = (&'a str, bool, &'a Self)>) -> Self {
         let mut hasher = blake3::Hasher::new();
-        for (name, digest) in files {
+        for (name, executable, digest) in files {
+            if executable {
+                hasher.update(b"executable");
+            }
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
             hasher.update(digest.0.as_bytes());

@@ -1,4 +1,5 @@
-//! Every environment variable that evergraft reads.
+//! Every environment variable that evergraft reads; `NO_COLOR` is honoured by the libraries that
+//! colour.
 
 use std::path::PathBuf;
 
@@ -6,8 +7,6 @@ use std::path::PathBuf;
 pub const CACHE_DIR: &str = "EVERGRAFT_CACHE_DIR";
 /// Any value but `0` turns progress bars off (plain lines remain).
 pub const NO_PROGRESS: &str = "EVERGRAFT_NO_PROGRESS";
-/// Any value turns colour off (no-color.org).
-pub const NO_COLOR: &str = "NO_COLOR";
 /// Set by continuous-integration services: no progress bars.
 pub const CI: &str = "CI";
 

@@ -20,6 +20,8 @@ pub mod exit {
     pub const INTEGRITY: i32 = 6;
     /// A defect of evergraft itself.
     pub const BUG: i32 = 70;
+    /// Stopped by SIGHUP after committing what was finished.
+    pub const HANGUP: i32 = 129;
     /// Stopped by SIGINT after committing what was finished.
     pub const INTERRUPTED: i32 = 130;
     /// Stopped by SIGTERM after committing what was finished.
@@ -72,6 +74,7 @@ impl Error {
             Self::Stale(_) => exit::STALE,
             Self::Integrity(_) => exit::INTEGRITY,
             Self::Defect(_) => exit::BUG,
+            Self::Signal(1) => exit::HANGUP,
             Self::Signal(2) => exit::INTERRUPTED,
             Self::Signal(_) => exit::TERMINATED,
         }

@@ -102,14 +102,14 @@ pub struct Difference {
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let show = |value: &Option<Value>| match value {
+        let text = |value: &Option<Value>| match value {
             None => "(nothing)".to_owned(),
             Some(Value::String(text)) if text.starts_with("blake3:") => text.chars().take(19).collect(),
-            Some(value) => {
-                let text = value.to_string();
-                if text.chars().count() > 60 { text.chars().take(60).chain(['…']).collect() } else { text }
-            }
+            Some(value) => value.to_string(),
         };
+        let (before, now) = (text(&self.before), text(&self.now));
+        let same = before.chars().zip(now.chars()).take_while(|(a, b)| a == b).count();
+        let show = |text: &str| shorten(text, same);
         let what = if self.field.ends_with(".$artifact") {
             "content of step "
         } else if self.field.ends_with(".$file") {
@@ -119,8 +119,21 @@ impl std::fmt::Display for Difference {
         };
         let name = self.field.trim_end_matches(".$artifact").trim_end_matches(".$file");
         let name = name.strip_prefix("params.").unwrap_or(name);
-        write!(f, "{what}`{name}`: {} -> {}", show(&self.before), show(&self.now))
+        write!(f, "{what}`{name}`: {} -> {}", show(&before), show(&now))
     }
+}
+
+/// At most 60 characters of a value, those around the first one that differs.
+fn shorten(text: &str, differs_at: usize) -> String {
+    const SHOWN: usize = 60;
+    let length = text.chars().count();
+    if length <= SHOWN {
+        return text.to_owned();
+    }
+    let start = differs_at.saturating_sub(SHOWN / 3).min(length - SHOWN);
+    let part: String = text.chars().skip(start).take(SHOWN).collect();
+    let (before, after) = (if start > 0 { "…" } else { "" }, if start + SHOWN < length { "…" } else { "" });
+    format!("{before}{part}{after}")
 }
 
 fn device_class(name: &str) -> &str {
@@ -196,5 +209,19 @@ fn compare(field: &str, before: &Value, now: &Value, out: &mut Vec<Difference>) 
             before: Some(before.clone()),
             now: Some(now.clone()),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_shows_the_part_that_differs() {
+        let long = |end: &str| Some(json!(format!("{}{end}", "x".repeat(100))));
+        let difference = Difference { field: "params.run".to_owned(), before: long("old"), now: long("new") };
+        let text = difference.to_string();
+        assert!(text.contains("xxxold\"") && text.contains("xxxnew\""), "{text}");
+        assert!(text.len() < 200, "{text}");
     }
 }

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod cache;
+pub mod cancel;
 pub mod cli;
 pub mod commands;
 pub mod data;

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
@@ -13,7 +14,12 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let folder = path.parent().expect("cache files lie in folders");
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     let cannot = || format!("cannot write `{}`", path.display());
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder).with_context(cannot)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".new-")
+        // As the umask says, so that users can share a cache.
+        .permissions(fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .with_context(cannot)?;
     file.write_all(bytes).with_context(cannot)?;
     file.as_file().sync_all().with_context(cannot)?;
     file.persist(path).map_err(|error| error.error).with_context(cannot)?;

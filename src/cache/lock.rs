@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::{error::Error, steps::Cancel};
+use crate::{cancel::Cancel, error::Error};
 
 /// How to wait for a lock.
 #[derive(Clone)]
@@ -25,12 +25,22 @@ pub struct LockOptions<'a> {
 /// Held by everything that uses the cache; `clean` takes it alone.
 #[derive(Debug)]
 pub struct UseLock {
-    _file: File,
+    file: File,
+    alone: bool,
+}
+
+impl Drop for UseLock {
+    /// Those who share it write no owner, so the last one's name must not stay.
+    fn drop(&mut self) {
+        if self.alone {
+            let _ = self.file.set_len(0);
+        }
+    }
 }
 
 impl UseLock {
     pub(super) fn take(path: &Path, alone: bool, options: &LockOptions) -> Result<Self, Error> {
-        Ok(Self { _file: acquire(path, alone, "the cache", options)? })
+        Ok(Self { file: acquire(path, alone, "the cache", options)?, alone })
     }
 }
 
@@ -70,7 +80,9 @@ pub(super) fn acquire(path: &Path, alone: bool, what: &str, options: &LockOption
             told = true;
             (options.on_wait)(&format!("waiting for {what}, which {} uses", owner(&mut file)));
         }
-        options.cancel.check()?;
+        if let Some(signal) = options.cancel.signal() {
+            return Err(Error::Signal(signal));
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
     if alone {

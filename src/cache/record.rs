@@ -40,6 +40,9 @@ pub struct ArtifactFile {
     pub size: u64,
     /// Modification time in nanoseconds since 1970: a cheap sign that nobody wrote to it.
     pub mtime_ns: u64,
+    /// Whether it can be run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub executable: bool,
     /// Digest of the content.
     pub digest: Digest,
 }

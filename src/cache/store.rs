@@ -86,10 +86,7 @@ impl Cache {
                     fs::write(root.join(name), text)?;
                 }
             }
-            for folder in ["records", "artifacts", "logs", "last", "locks", "tmp"] {
-                fs::create_dir_all(root.join(BUCKET).join(folder))?;
-            }
-            Ok(())
+            make_folders(&root)
         };
         prepare().map_err(|error| {
             hinted(
@@ -110,7 +107,10 @@ impl Cache {
     /// # Errors
     /// When somebody is cleaning it for too long.
     pub fn lock_shared(&self, options: &LockOptions) -> Result<UseLock, Error> {
-        UseLock::take(&self.root.join("use.lock"), false, options)
+        let lock = UseLock::take(&self.root.join("use.lock"), false, options)?;
+        // `clean` may have held the lock until now.
+        make_folders(&self.root).context("cannot use the cache folder")?;
+        Ok(lock)
     }
 
     /// Takes the cache alone.
@@ -168,6 +168,8 @@ impl Cache {
         }
         let dir = tempfile::Builder::new()
             .prefix(&prefix)
+            // As the umask says, so that users can share a cache.
+            .permissions(Permissions::from_mode(0o777))
             .tempdir_in(&tmp)
             .with_context(|| format!("cannot make a folder in `{}`", tmp.display()))?;
         fs::create_dir(dir.path().join("artifact")).context("cannot make the step's folder")?;
@@ -199,9 +201,13 @@ impl Cache {
                     entry.path().strip_prefix(&out).unwrap_or(entry.path()).display()
                 );
             }
-            if entry.file_type().is_file() {
-                fs::set_permissions(entry.path(), Permissions::from_mode(0o444))?;
-            }
+            let executable = entry.metadata()?.permissions().mode() & 0o111 != 0;
+            let mode = match (entry.file_type().is_dir(), executable) {
+                (true, _) => 0o755,
+                (false, true) => 0o555,
+                (false, false) => 0o444,
+            };
+            fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
         }
         let files = list(&out)?;
         let artifact = content(&files);
@@ -209,7 +215,7 @@ impl Cache {
         let place = self.artifact_path(&artifact);
         let parent = place.parent().expect("artifacts lie in folders");
         fs::create_dir_all(parent)?;
-        let files = place_artifact(&out, &place, files)?;
+        let files = self.place_artifact(&out, &place, files)?;
         let log = fs::read(workspace.log()).unwrap_or_default();
         atomic::write(&self.log_path(&lock.digest), &log)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -268,11 +274,13 @@ impl Cache {
         if !folder.is_dir() {
             bail!("its files are gone");
         }
-        let mut there = list_sizes(&folder)?;
+        let mut there = listing(&folder)?;
         for file in &record.files {
-            let Some((size, mtime)) = there.remove(&file.path) else { bail!("`{}` is missing", file.path) };
-            let same = size == file.size
-                && (mtime == file.mtime_ns || Digest::of_file(&folder.join(&file.path))? == file.digest);
+            let Some(now) = there.remove(&file.path) else { bail!("`{}` is missing", file.path) };
+            let same = now.size == file.size
+                && now.executable == file.executable
+                && (now.mtime_ns == file.mtime_ns
+                    || Digest::of_file(&folder.join(&file.path))? == file.digest);
             if !same {
                 bail!("`{}` was changed", file.path);
             }
@@ -284,57 +292,89 @@ impl Cache {
     }
 }
 
-fn list_sizes(folder: &Path) -> anyhow::Result<std::collections::BTreeMap<String, (u64, u64)>> {
+fn make_folders(root: &Path) -> std::io::Result<()> {
+    for folder in ["records", "artifacts", "logs", "last", "sources", "locks", "tmp"] {
+        fs::create_dir_all(root.join(BUCKET).join(folder))?;
+    }
+    Ok(())
+}
+
+/// What a folder's listing says of a file.
+struct Listed {
+    size: u64,
+    mtime_ns: u64,
+    executable: bool,
+}
+
+fn listing(folder: &Path) -> anyhow::Result<std::collections::BTreeMap<String, Listed>> {
     let mut out = std::collections::BTreeMap::new();
     for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
         let entry = entry?;
         if entry.file_type().is_file() {
             let about = entry.metadata()?;
-            let mtime = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+            let since = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let executable = about.permissions().mode() & 0o111 != 0;
             let path = entry.path().strip_prefix(folder).expect("walkdir stays below its root");
-            out.insert(path.to_string_lossy().into_owned(), (about.len(), mtime));
+            let listed = Listed { size: about.len(), mtime_ns: since.as_nanos() as u64, executable };
+            out.insert(path.to_string_lossy().into_owned(), listed);
         }
     }
     Ok(out)
 }
 
-fn list(folder: &Path) -> anyhow::Result<Vec<ArtifactFile>> {
-    list_sizes(folder)?
+/// Every file of an artifact, read in full.
+pub(super) fn list(folder: &Path) -> anyhow::Result<Vec<ArtifactFile>> {
+    listing(folder)?
         .into_iter()
-        .map(|(path, (size, mtime_ns))| {
+        .map(|(path, Listed { size, mtime_ns, executable })| {
             let digest = Digest::of_file(&folder.join(&path))?;
-            Ok(ArtifactFile { path, size, mtime_ns, digest })
+            Ok(ArtifactFile { path, size, mtime_ns, executable, digest })
         })
         .collect()
 }
 
 /// Digest of an artifact; names its folder.
-fn content(files: &[ArtifactFile]) -> Digest {
-    Digest::of_files(files.iter().map(|file| (file.path.as_str(), &file.digest)))
+pub(super) fn content(files: &[ArtifactFile]) -> Digest {
+    Digest::of_files(files.iter().map(|file| (file.path.as_str(), file.executable, &file.digest)))
 }
 
-/// Moves a finished folder to its place; gives the files as they lie there. Another key may have
-/// led to the same bytes before, or does so at this moment.
-fn place_artifact(out: &Path, place: &Path, files: Vec<ArtifactFile>) -> anyhow::Result<Vec<ArtifactFile>> {
-    let artifact = content(&files);
-    let parent = place.parent().expect("artifacts lie in folders");
-    for _ in 0..10 {
-        match list(place) {
-            Ok(there) if content(&there) == artifact => return Ok(there),
-            _ if place.exists() => {
-                fs::remove_dir_all(place).context("cannot remove a damaged artifact")?;
+impl Cache {
+    /// Moves a finished folder to its place; gives the files as they lie there. Another key may
+    /// have led to the same bytes before, or does so at this moment.
+    fn place_artifact(
+        &self,
+        out: &Path,
+        place: &Path,
+        files: Vec<ArtifactFile>,
+    ) -> anyhow::Result<Vec<ArtifactFile>> {
+        let artifact = content(&files);
+        for _ in 0..10 {
+            match list(place) {
+                Ok(there) if content(&there) == artifact => return Ok(there),
+                // Somebody may be reading it: aside first, so that the name is free at once.
+                Ok(_) => {
+                    let aside = tempfile::tempdir_in(self.root.join(BUCKET).join("tmp"))?;
+                    match fs::rename(place, aside.path().join("damaged")) {
+                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                            return Err(error).context("cannot remove a damaged artifact");
+                        }
+                        _ => {}
+                    }
+                }
+                Err(_) => {}
             }
-            _ => {}
-        }
-        match fs::rename(out, place) {
-            Ok(()) => {
-                atomic::sync_dir(parent)?;
-                return Ok(files);
+            match fs::rename(out, place) {
+                Ok(()) => {
+                    atomic::sync_dir(place.parent().expect("artifacts lie in folders"))?;
+                    return Ok(files);
+                }
+                // Somebody else was faster.
+                Err(_) if place.exists() => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot make `{}`", place.display()));
+                }
             }
-            // Somebody else was faster.
-            Err(_) if place.exists() => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot make `{}`", place.display())),
         }
+        bail!("`{}` changes all the time", place.display())
     }
-    bail!("`{}` changes all the time", place.display())
 }

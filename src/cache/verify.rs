@@ -6,9 +6,8 @@ use anyhow::Context as _;
 
 use super::{
     record::{self, Record},
-    store::{BUCKET, Cache},
+    store::{BUCKET, Cache, content, list},
 };
-use crate::digest::Digest;
 
 /// One thing that is not as it was saved.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -56,8 +55,8 @@ impl Cache {
                 report(entry.path().to_owned(), "the record belongs to another key".to_owned());
             }
             let place = self.artifact_path(&record.artifact);
-            match Digest::of_path(&place) {
-                Ok(digest) if place.is_dir() && digest == record.artifact => {}
+            match list(&place) {
+                Ok(files) if content(&files) == record.artifact => {}
                 Ok(_) => report(place, format!("the artifact of `{}` was changed", record.node)),
                 Err(error) => {
                     report(place, format!("the artifact of `{}` is damaged: {error:#}", record.node))
@@ -70,13 +69,13 @@ impl Cache {
     /// Counts records and bytes.
     pub fn size(&self) -> Size {
         let mut size = Size::default();
-        for entry in walkdir::WalkDir::new(self.root.join(BUCKET)).into_iter().flatten() {
+        let bucket = self.root.join(BUCKET);
+        for entry in walkdir::WalkDir::new(&bucket).into_iter().flatten() {
             if let Ok(about) = entry.metadata()
                 && about.is_file()
             {
                 size.bytes += about.len();
-                size.records +=
-                    u64::from(entry.path().components().any(|part| part.as_os_str() == "records"));
+                size.records += u64::from(entry.path().starts_with(bucket.join("records")));
             }
         }
         size

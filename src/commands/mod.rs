@@ -55,7 +55,7 @@ fn dispatch(cli: &Cli) -> Result<(), Error> {
     match &cli.command {
         Command::Run(args) => run::run(cli, args),
         Command::Check(args) => check::run(cli, args),
-        Command::Plan(args) => plan::run(cli, &args.recipe, args.check, args.format),
+        Command::Plan(args) => plan::run(cli, args),
         Command::Explain(args) => explain::run(cli, args),
         Command::Graph(args) => graph::run(args),
         Command::Log(args) => log::run(cli, args),

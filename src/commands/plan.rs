@@ -4,13 +4,22 @@ use serde_json::json;
 
 use super::shared::{Survey, print, print_json, table};
 use crate::{
-    cli::{Cli, Format, RecipeArgs},
+    cli::{Cli, Format, PlanArgs},
     error::Error,
     exec::State,
 };
 
-pub(super) fn run(cli: &Cli, args: &RecipeArgs, check: bool, format: Format) -> Result<(), Error> {
-    let survey = Survey::of(cli, &args.recipe, &args.set)?;
+pub(super) fn run(cli: &Cli, args: &PlanArgs) -> Result<(), Error> {
+    let survey = Survey::of(cli, &args.recipe.recipe, &args.recipe.set)?;
+    let stale = show(&survey, args.format)?;
+    if args.check && stale > 0 {
+        return Err(Error::Stale(format!("{stale} steps would run")));
+    }
+    Ok(())
+}
+
+/// Prints the state of every node; gives the number of those that would run.
+pub(super) fn show(survey: &Survey, format: Format) -> Result<usize, Error> {
     let count = |state: State| survey.nodes().filter(|node| node.state == state).count();
     let (run, waits, cached) = (count(State::Run), count(State::Waits), count(State::Cached));
     match format {
@@ -38,8 +47,5 @@ pub(super) fn run(cli: &Cli, args: &RecipeArgs, check: bool, format: Format) -> 
             print(&format!("{cached} cached, {run} to run, {waits} after them\n"))?;
         }
     }
-    if check && run + waits > 0 {
-        return Err(Error::Stale(format!("{} steps would run", run + waits)));
-    }
-    Ok(())
+    Ok(run + waits)
 }

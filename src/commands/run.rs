@@ -1,32 +1,28 @@
 //! `evergraft run`.
 
-use std::{collections::BTreeSet, io::IsTerminal as _, time::Duration};
+use std::{io::IsTerminal as _, time::Duration};
 
-use super::shared::{open_cache, planned, print};
+use super::shared::{Survey, named_or_all, open_cache, planned, print};
 use crate::{
     cli::{Cli, Format, RunArgs},
     env,
     error::Error,
-    exec::{self, Observer, RunOptions},
+    exec::{self, RunOptions},
     plan::Selection,
-    progress::{Bars, JsonLines, Plain},
+    progress::{Bars, JsonLines, Observer, Plain},
 };
 
 pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
-    if args.dry_run {
-        return super::plan::run(cli, &args.recipe, false, args.format);
-    }
-    let plan = planned(&args.recipe.recipe, &args.recipe.set)?;
-    let cache = open_cache(cli)?;
-    let mut forced = BTreeSet::new();
-    for name in &args.force {
-        match name.as_str() {
-            "*" => forced.extend(plan.graph.node_indices()),
-            name => forced.extend(plan.named(name)?),
-        }
-    }
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
     let selection = Selection { only: args.only.clone(), from: args.from.clone(), until: args.until.clone() };
+    let recipe = &args.recipe;
+    if args.dry_run {
+        let survey = Survey::under(cli, &recipe.recipe, &recipe.set, &selection, &args.force)?;
+        return super::plan::show(&survey, args.format).map(drop);
+    }
+    let plan = planned(&recipe.recipe, &recipe.set)?;
+    let cache = open_cache(cli)?;
+    let forced = named_or_all(&plan, &args.force)?;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
     let options = RunOptions {
         selection,
         forced,

@@ -15,7 +15,7 @@ use crate::{
     env,
     error::{Error, hinted},
     exec::{self, NodeStatus},
-    plan::{self, Plan},
+    plan::{self, Plan, Selection},
     recipe,
 };
 
@@ -35,6 +35,18 @@ pub(super) fn open_cache(cli: &Cli) -> Result<Cache, Error> {
     Cache::open(&cache_root(cli)?).map_err(Error::Usage)
 }
 
+/// The nodes that `--force` names; `*` is all of them.
+pub(super) fn named_or_all(plan: &Plan, names: &[String]) -> Result<BTreeSet<NodeIndex>, Error> {
+    let mut nodes = BTreeSet::new();
+    for name in names {
+        match name.as_str() {
+            "*" => nodes.extend(plan.graph.node_indices()),
+            name => nodes.extend(plan.named(name)?),
+        }
+    }
+    Ok(nodes)
+}
+
 /// A plan, its cache, and the state of every node.
 pub(super) struct Survey {
     pub(super) plan: Plan,
@@ -44,9 +56,22 @@ pub(super) struct Survey {
 
 impl Survey {
     pub(super) fn of(cli: &Cli, recipe: &Path, sets: &[String]) -> Result<Self, Error> {
+        Self::under(cli, recipe, sets, &Selection::default(), &[])
+    }
+
+    /// Of the selected nodes alone, `forced` ones running whatever is cached.
+    pub(super) fn under(
+        cli: &Cli,
+        recipe: &Path,
+        sets: &[String],
+        selection: &Selection,
+        forced: &[String],
+    ) -> Result<Self, Error> {
         let plan = planned(recipe, sets)?;
         let cache = open_cache(cli)?;
-        let nodes = exec::status(&plan, &cache, &BTreeSet::new())?;
+        let mut nodes = exec::status(&plan, &cache, &named_or_all(&plan, forced)?)?;
+        let selected = plan.select(selection)?;
+        nodes.retain(|(index, _)| selected.contains(index));
         Ok(Self { plan, cache, nodes })
     }
 

@@ -41,6 +41,13 @@ pub fn canonical(
             )
         })
     };
+    // A field that the recipe names must be there; a default name may be missing.
+    let named = |canonical: &str| -> anyhow::Result<Option<String>> {
+        match fields.get(canonical) {
+            Some(name) => required(name).map(Some),
+            None => optional(canonical),
+        }
+    };
     let mut out = Row::new();
     let mut put = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -51,11 +58,9 @@ pub fn canonical(
         DatasetFormat::Text => put("text", Some(required(&source("text", "text"))?)),
         DatasetFormat::Alpaca => {
             put("instruction", Some(required(&source("instruction", "instruction"))?));
-            put("input", Some(optional(&source("input", "input"))?.unwrap_or_default()));
+            put("input", Some(named("input")?.unwrap_or_default()));
             put("output", Some(required(&source("output", "output"))?));
-            let answer = source("answer", "answer");
-            let mapped = fields.contains_key("answer");
-            put("answer", if mapped { Some(required(&answer)?) } else { optional(&answer)? });
+            put("answer", named("answer")?);
         }
         DatasetFormat::MetaMath => {
             let query = required(&source("instruction", "query"))?;
@@ -63,7 +68,7 @@ pub fn canonical(
             put("instruction", Some(instruction.to_owned()));
             put("input", Some(input.to_owned()));
             put("output", Some(required(&source("output", "response"))?));
-            put("answer", optional(&source("answer", "answer"))?);
+            put("answer", named("answer")?);
         }
         DatasetFormat::Gsm8k => {
             put("instruction", Some(required(&source("instruction", "question"))?));
@@ -110,6 +115,9 @@ mod tests {
         assert_eq!(got, json!({"instruction": "Why?", "input": "", "output": "So."}));
         let message = convert(row.clone(), DatasetFormat::Alpaca, &[]).unwrap_err();
         assert_eq!(message, "data.json, row 3: there is no field `instruction`; the row has `q`, `a`, `n`");
+        let typo = [mapping[0], mapping[1], ("input", "contxt")];
+        let message = convert(row.clone(), DatasetFormat::Alpaca, &typo).unwrap_err();
+        assert!(message.contains("row 3: there is no field `contxt`"), "{message}");
         let message = convert(row, DatasetFormat::Alpaca, &[("instruction", "n")]).unwrap_err();
         assert_eq!(message, "data.json, row 3: field `n` is a number, not a text");
     }

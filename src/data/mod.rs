@@ -4,11 +4,9 @@ mod answer;
 mod canonical;
 pub mod prompt;
 mod read;
-mod slice;
 mod token_set;
 
 pub use answer::gsm8k_answer;
 pub use canonical::canonical;
 pub use read::{Row, read_rows};
-pub use slice::Split;
-pub use token_set::TokenSet;
+pub use token_set::{IGNORED_LABEL, TokenSet};

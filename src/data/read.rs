@@ -46,6 +46,7 @@ pub fn read_rows(path: &Path) -> anyhow::Result<Vec<Row>> {
             ));
         }
     };
+    ensure!(reader.get_ref().limit() > 0, "`{shown}` holds more than {} GiB of text", MAX_BYTES >> 30);
     ensure!(!rows.is_empty(), "`{shown}` holds no row");
     Ok(rows)
 }

@@ -7,6 +7,8 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 /// File name inside a `tokenize` artifact.
 const FILE: &str = "tokens.safetensors";
+/// A label that takes no part in the loss (transformers' and torch's convention).
+pub const IGNORED_LABEL: i32 = -100;
 
 /// Token ids and loss labels, row by row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,7 +25,7 @@ impl TokenSet {
         Self { offsets: vec![0], ..Self::default() }
     }
 
-    /// Adds a row; `labels` is as long as `ids`, with -100 where no loss is wanted.
+    /// Adds a row; `labels` is as long as `ids`, with [`IGNORED_LABEL`] where no loss is wanted.
     pub fn push(&mut self, ids: &[i32], labels: &[i32]) {
         debug_assert_eq!(ids.len(), labels.len());
         self.input_ids.extend_from_slice(ids);
@@ -118,7 +120,8 @@ impl TokenSet {
     pub fn check_vocabulary(&self, vocab_size: usize) -> anyhow::Result<()> {
         let fits = |id: i32| usize::try_from(id).is_ok_and(|id| id < vocab_size);
         let bad_id = self.input_ids.iter().find(|id| !fits(**id));
-        let bad = bad_id.or_else(|| self.labels.iter().find(|label| **label != -100 && !fits(**label)));
+        let bad =
+            bad_id.or_else(|| self.labels.iter().find(|label| **label != IGNORED_LABEL && !fits(**label)));
         match bad {
             Some(id) => bail!(
                 "token id {id} is outside this model's vocabulary of {vocab_size}: were the rows tokenized for another base?"

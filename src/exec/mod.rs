@@ -1,6 +1,5 @@
 //! Runs a plan: keys, look-ups, a scheduler that owns all state, workers that run one step each.
 
-mod event;
 mod keys;
 mod outputs;
 mod scheduler;
@@ -8,9 +7,8 @@ mod signal;
 mod status;
 mod worker;
 
-pub use event::{Event, Observer};
 pub use keys::Keys;
-pub use outputs::{RunFolder, latest_run};
+pub use outputs::RunFolder;
 pub use scheduler::{RunOptions, RunSummary, run};
 pub use signal::watch_signals;
 pub use status::{NodeStatus, State, status};

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::Event;
+use crate::progress::Event;
 
 /// An open run folder.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl RunFolder {
         self.path.join("steps").join(node)
     }
 
-    /// Links a step's artifact, and copies its log.
+    /// Links a step's artifact and its log.
     pub(super) fn link(&self, node: &str, artifact: &Path, log: &Path) {
         let folder = self.step(node);
         if fs::create_dir_all(&folder).is_ok() {
@@ -88,11 +88,6 @@ impl RunFolder {
         fs::write(&path, serde_json::to_string_pretty(value)? + "\n")
             .with_context(|| format!("cannot write `{}`", path.display()))
     }
-}
-
-/// The folder of a recipe's newest run.
-pub fn latest_run(outputs: &Path, recipe: &str) -> Option<PathBuf> {
-    fs::canonicalize(outputs.join(recipe).join("latest")).ok()
 }
 
 /// Makes or replaces a symbolic link in one move.

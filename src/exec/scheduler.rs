@@ -11,15 +11,17 @@ use petgraph::graph::NodeIndex;
 use serde::Serialize;
 
 use super::{
-    Event, Observer, RunFolder,
+    RunFolder,
     keys::{Keys, inputs_of},
     worker::{Failure, Job, Message, Success, TIMED_OUT, Worker, tail},
 };
 use crate::{
     cache::{Cache, LockOptions},
+    cancel::Cancel,
     error::{Error, hint_of},
     plan::{Plan, Selection, StepNode},
-    steps::{Cancel, Input},
+    progress::{Event, Observer},
+    steps::Input,
 };
 
 /// How to run a plan.
@@ -134,7 +136,7 @@ pub fn run(
     let selected = plan.select(&options.selection)?;
     let mut relevant = selected.clone();
     relevant.extend(selected.iter().flat_map(|index| plan.ancestors(*index)));
-    let on_wait = |_: &str| {};
+    let on_wait = |message: &str| observer.event(&Event::RunWaiting { message: message.to_owned() });
     let lock = LockOptions { timeout: options.lock_timeout, cancel, on_wait: &on_wait };
     let _in_use = cache.lock_shared(&lock)?;
     let folder = RunFolder::create(&options.outputs, &plan.recipe_name)?;
@@ -250,6 +252,7 @@ impl<'a> Dispatcher<'a> {
         match message {
             Message::Waiting(index, message) => self.say(Event::StepWaiting { step: id(index), message }),
             Message::Started(index, why) => self.say(Event::StepStarted { step: id(index), why }),
+            Message::Warned(index, message) => self.say(Event::StepWarned { step: id(index), message }),
             Message::Retrying(index, error, attempt) => {
                 self.say(Event::StepRetried { step: id(index), error, attempt });
             }
@@ -352,6 +355,7 @@ impl<'a> Dispatcher<'a> {
             let main =
                 std::fs::read_dir(&folder).ok().into_iter().flatten().flatten().map(|entry| entry.path());
             let main = main.filter(|path| {
+                // The document itself, not its data and its plot.
                 path.file_stem().is_some_and(|stem| stem == "report")
                     && !path.extension().is_some_and(|ending| ending == "json" || ending == "svg")
             });

@@ -1,11 +1,11 @@
-//! SIGINT and SIGTERM: the first asks for an orderly stop, the second ends the process at once.
+//! SIGINT, SIGTERM and SIGHUP (the terminal closed): the first asks for an orderly stop, the second ends the process at once.
 
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
 
-use crate::steps::Cancel;
+use crate::cancel::Cancel;
 
 /// Starts watching; gives the token that the first signal sets.
 ///
@@ -14,7 +14,7 @@ use crate::steps::Cancel;
 pub fn watch_signals() -> anyhow::Result<Cancel> {
     let cancel = Cancel::default();
     let token = cancel.clone();
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         for signal in signals.forever() {
             if token.signal().is_some() {

@@ -13,15 +13,14 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use petgraph::graph::NodeIndex;
 
-use super::{
-    Observer,
-    keys::{Keys, as_input, reason},
-};
+use super::keys::{Keys, as_input, reason};
 use crate::{
     cache::{Cache, LockOptions, Lookup, MissReason, Record},
+    cancel::{Cancel, Cancelled},
     error::Error,
     plan::StepNode,
-    steps::{self, Cancel, Cancelled, Input, StepContext},
+    progress::Observer,
+    steps::{self, Input, StepContext},
 };
 
 /// Set in a step's token when its `timeout:` is over.
@@ -35,6 +34,7 @@ const LOG_TAIL: usize = 12;
 pub(super) enum Message {
     Waiting(NodeIndex, String),
     Started(NodeIndex, String),
+    Warned(NodeIndex, String),
     Retrying(NodeIndex, String, u32),
     Done(NodeIndex, Box<Result<Success, Failure>>),
 }
@@ -109,14 +109,22 @@ impl Worker<'_> {
             let _ = messages.send(Message::Waiting(job.index, message.to_owned()));
         };
         let options = LockOptions { timeout: self.lock_timeout, cancel: &job.cancel, on_wait: &on_wait };
-        let (miss, lock) = match self.cache.lookup(&digest, job.forced, &options)? {
+        let found = self.cache.lookup(&digest, job.forced, &options).map_err(|error| match error {
+            Error::Signal(_) => self.stopped(job, Cancelled.into()),
+            other => other,
+        })?;
+        let (miss, lock) = match found {
             Lookup::Hit(record) => return success(*record, true),
             Lookup::Miss(reason, lock) => (reason, lock),
         };
         let why = match miss {
             _ if job.forced => "forced".to_owned(),
             MissReason::New => reason(self.cache, self.recipe, &job.node.id, &key),
-            MissReason::Damaged(problem) => format!("warning: {problem}, so it runs again"),
+            MissReason::Damaged(problem) => {
+                let warning = format!("{problem}, so it runs again");
+                let _ = messages.send(Message::Warned(job.index, warning));
+                "its cached result is damaged".to_owned()
+            }
         };
         let _ = messages.send(Message::Started(job.index, why));
         let mut attempt = 0;

@@ -44,7 +44,7 @@ pub struct RandomInit {
 pub struct TokenizerTraining {
     /// Number of tokens, special ones included.
     pub vocab_size: usize,
-    /// Text files, or a `dataset` step's rows, to learn the merges from.
+    /// The `dataset` step whose rows the merges are learned from.
     pub text: super::ArtifactRef,
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{ArtifactRef, Problem, SourceFile, StepParams};
+use super::common::{ArtifactRef, Problem, SourceFile, StepParams, leaves_its_folder};
 
 /// Parameters of a `command` step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -44,12 +44,17 @@ impl StepParams for CommandParams {
         if self.outputs.is_empty() {
             problems.push(Problem::new("outputs", "names no file").hint("outputs: [result.txt]"));
         }
+        for name in self.steps.keys() {
+            let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if !plain || name.is_empty() {
+                problems.push(
+                    Problem::new(format!("steps.{name}"), format!("`{name}` cannot become `STEP_<NAME>`"))
+                        .hint("use lower-case letters, digits and `_`"),
+                );
+            }
+        }
         for (index, output) in self.outputs.iter().enumerate() {
-            let inside = !output.is_empty()
-                && std::path::Path::new(output)
-                    .components()
-                    .all(|part| matches!(part, std::path::Component::Normal(_)));
-            if !inside {
+            if leaves_its_folder(output) {
                 problems.push(
                     Problem::new(format!("outputs.{index}"), format!("`{output}` leaves the step's folder"))
                         .hint("give a relative path without `..`"),

@@ -111,6 +111,12 @@ impl JsonSchema for ArtifactRef {
 #[serde(transparent)]
 pub struct SourceFile(pub PathBuf);
 
+/// Whether a path below a step's folder is empty, absolute or climbs out.
+pub(super) fn leaves_its_folder(path: &str) -> bool {
+    let inside = |part| matches!(part, std::path::Component::Normal(_));
+    path.is_empty() || !std::path::Path::new(path).components().all(inside)
+}
+
 /// Where tensors live and are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum DeviceName {

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{ArtifactRef, Problem, SourceFile, StepParams};
+use super::{
+    common::{ArtifactRef, Problem, SourceFile, StepParams, leaves_its_folder},
+    slice::Split,
+};
 
 /// Parameters of a `dataset` step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,7 +24,8 @@ pub struct DatasetParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
     /// Source field for each canonical field, e.g. `{instruction: question, output: answer}`.
-    /// Canonical fields: `instruction`, `input`, `output`, `answer` (alpaca); `text` (text).
+    /// Canonical fields: `instruction`, `input`, `output`, `answer` (alpaca); `instruction`,
+    /// `output`, `answer` (meta_math); `instruction`, `output` (gsm8k); `text` (text).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fields: BTreeMap<String, String>,
     /// Shuffle the rows with this seed before slicing.
@@ -101,15 +105,23 @@ impl StepParams for DatasetParams {
     fn check(&self) -> Vec<Problem> {
         let known: &[&str] = match self.format {
             DatasetFormat::Text => &["text"],
-            _ => &["instruction", "input", "output", "answer"],
+            DatasetFormat::Alpaca => &["instruction", "input", "output", "answer"],
+            DatasetFormat::MetaMath => &["instruction", "output", "answer"],
+            DatasetFormat::Gsm8k => &["instruction", "output"],
         };
-        self.fields
-            .keys()
-            .filter(|key| !known.contains(&key.as_str()))
-            .map(|key| {
-                Problem::new(format!("fields.{key}"), format!("`{key}` is not a canonical field"))
-                    .hint(format!("one of: {}", known.join(", ")))
-            })
-            .collect()
+        let fields = self.fields.keys().filter(|key| !known.contains(&key.as_str())).map(|key| {
+            Problem::new(format!("fields.{key}"), format!("`{key}` is no field of this format"))
+                .hint(format!("one of: {}", known.join(", ")))
+        });
+        let split =
+            self.split.iter().filter_map(|split| Some(Problem::new("split", split.parse::<Split>().err()?)));
+        let path = match &self.source {
+            Sources::Step(file) if leaves_its_folder(&file.path) => Some(
+                Problem::new("source.path", format!("`{}` leaves the step's folder", file.path))
+                    .hint("give a relative path without `..`"),
+            ),
+            _ => None,
+        };
+        fields.chain(split).chain(path).collect()
     }
 }

@@ -11,6 +11,7 @@ mod dataset;
 mod eval;
 mod kind;
 mod report;
+mod slice;
 mod swap;
 mod tokenize;
 mod train;
@@ -22,6 +23,7 @@ pub use dataset::{ArtifactFile, DatasetFormat, DatasetParams, Sources};
 pub use eval::{COMMONSENSE_LABELS, EvalParams, TaskSpec, known_tasks};
 pub use kind::{KINDS, Kind, Parsed};
 pub use report::{RecipeText, ReportParams, SHIPPED_TEMPLATES};
+pub use slice::Split;
 pub use swap::SwapParams;
 pub use tokenize::{PromptTemplate, TokenizeParams};
 pub use train::{

@@ -78,6 +78,16 @@ impl StepParams for ReportParams {
         if self.results.is_empty() {
             problems.push(Problem::new("results", "lists no evaluation"));
         }
+        let name = self.template.strip_suffix(".j2").unwrap_or(&self.template);
+        if name.ends_with(".json") || name.ends_with(".svg") {
+            problems.push(
+                Problem::new(
+                    "template",
+                    "a report's data and plot are already called `report.json` and `report.svg`",
+                )
+                .hint("make another kind of document, e.g. `.md.j2`, `.html.j2` or `.tex.j2`"),
+            );
+        }
         for (key, value) in &self.labels {
             if !value.is_string() {
                 problems

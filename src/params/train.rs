@@ -212,6 +212,11 @@ pub enum LrSchedule {
     Cosine,
 }
 
+/// More steps, or rows in one, than any run has; larger numbers are slips of the pen.
+const MAX_COUNT: usize = 1 << 32;
+/// Above the width of any layer a rank means nothing.
+const MAX_RANK: usize = 1 << 16;
+
 impl OptimizerParams {
     fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
@@ -233,6 +238,21 @@ impl OptimizerParams {
         positive("gradient_accumulation_steps", self.gradient_accumulation_steps as f64, false);
         positive("logging_steps", self.logging_steps as f64, false);
         for (field, value) in [
+            ("per_device_train_batch_size", self.per_device_train_batch_size),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+            ("max_steps", self.max_steps.unwrap_or(1)),
+        ] {
+            if value > MAX_COUNT || value == 0 && field == "max_steps" {
+                problems.push(Problem::new(
+                    format!("optimizer.{field}"),
+                    format!("must lie between 1 and {MAX_COUNT}, found {value}"),
+                ));
+            }
+        }
+        if self.num_train_epochs > MAX_COUNT as f64 {
+            problems.push(Problem::new("optimizer.num_train_epochs", format!("must be at most {MAX_COUNT}")));
+        }
+        for (field, value) in [
             ("warmup_ratio", self.warmup_ratio),
             ("adam_beta1", self.adam_beta1),
             ("adam_beta2", self.adam_beta2),
@@ -250,7 +270,7 @@ fn below_one(field: &str, value: f64) -> Option<Problem> {
 
 impl StepParams for TrainParams {
     const KIND: &'static str = "train";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Train a LoRA adapter on a frozen base, with Trans-PEFT's pc and pi.";
 
     fn check(&self) -> Vec<Problem> {
@@ -258,8 +278,10 @@ impl StepParams for TrainParams {
         problems.extend(below_one("trans_peft.pc", self.trans_peft.pc));
         problems.extend(below_one("trans_peft.pi", self.trans_peft.pi));
         problems.extend(below_one("adapter.lora_dropout", self.adapter.lora_dropout));
-        if self.adapter.r == 0 {
-            problems.push(Problem::new("adapter.r", "must be at least 1"));
+        if !(1..=MAX_RANK).contains(&self.adapter.r) {
+            let found = self.adapter.r;
+            problems
+                .push(Problem::new("adapter.r", format!("must lie between 1 and {MAX_RANK}, found {found}")));
         }
         if !self.adapter.lora_alpha.is_finite() || self.adapter.lora_alpha <= 0.0 {
             problems.push(Problem::new("adapter.lora_alpha", "must be a number above 0"));

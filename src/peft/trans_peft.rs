@@ -57,16 +57,8 @@ impl TransPeft {
 
     /// `keep` where the draw is above `rate`, else 0. Drawn in f32 whatever the model's dtype: a
     /// uniform in bf16 lands on multiples of 1/256 and would shift the rate.
-    fn bernoulli(
-        &self,
-        purpose: &str,
-        counters: &[u64],
-        shape: [usize; 2],
-        rate: f64,
-        keep: f32,
-    ) -> Tensor<2> {
-        let place: Vec<u64> = self.place.iter().chain(counters).copied().collect();
-        let mut random = rng::stream(self.seed, purpose, &place);
+    fn bernoulli(&self, purpose: &str, place: &[u64], shape: [usize; 2], rate: f64, keep: f32) -> Tensor<2> {
+        let mut random = rng::stream(self.seed, purpose, place);
         let rate = rate as f32;
         let values: Vec<f32> =
             (0..shape[0] * shape[1]).map(|_| if random.unit_f32() > rate { keep } else { 0.0 }).collect();
@@ -85,11 +77,15 @@ impl ForwardHook for TransPeft {
             return product;
         }
         let [tokens, inner] = product.dims();
-        let counters = [layer as u64];
-        match self.mask {
-            MaskKind::Element => product * self.bernoulli("pi", &counters, [tokens, inner], self.pi, 1.0),
-            MaskKind::Neuron => product * self.bernoulli("pi", &counters, [1, inner], self.pi, 1.0),
-        }
+        let ([step, micro_batch], layer) = (self.place, layer as u64);
+        product
+            * match self.mask {
+                MaskKind::Element => {
+                    self.bernoulli("pi", &[step, micro_batch, layer], [tokens, inner], self.pi, 1.0)
+                }
+                // One pattern for the whole optimizer step.
+                MaskKind::Neuron => self.bernoulli("pi", &[step, layer], [1, inner], self.pi, 1.0),
+            }
     }
 
     /// Ordinary inverted dropout.
@@ -100,6 +96,7 @@ impl ForwardHook for TransPeft {
         let keep = (1.0 / (1.0 - self.dropout)) as f32;
         let purpose = format!("lora_dropout.{}", site.module);
         let shape = input.dims();
-        input * self.bernoulli(&purpose, &[site.layer as u64], shape, self.dropout, keep)
+        let [step, micro_batch] = self.place;
+        input * self.bernoulli(&purpose, &[step, micro_batch, site.layer as u64], shape, self.dropout, keep)
     }
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::{Event, Observer};
 use super::{
     Progress,
     plain::{is_loud, lines},
 };
-use crate::exec::{Event, Observer};
 
 /// Draws bars on stderr, with lines above them.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! One event a line on stdout, for `--format json`.
 
+use super::{Event, Observer};
 use super::{Progress, Silent};
-use crate::exec::{Event, Observer};
 
 /// Prints events as JSON lines.
 #[derive(Debug, Default)]

@@ -1,10 +1,12 @@
 //! How steps tell a person that they are alive. Only this module and `commands` print.
 
 mod bars;
+mod event;
 mod json;
 mod plain;
 
 pub use bars::Bars;
+pub use event::{Event, Observer};
 pub use json::JsonLines;
 pub use plain::Plain;
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Progress;
-use crate::exec::{Event, Observer};
+use super::{Event, Observer};
 
 /// Time between two lines of a running step.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -26,6 +26,8 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
     match event {
         Event::RunStarted { recipe, steps, .. } => vec![format!("{recipe}: {steps} steps")],
         Event::StepStarted { step, why } => vec![format!("run      {step}  ({why})")],
+        Event::StepWarned { step, message } => warn(step, std::slice::from_ref(message)),
+        Event::RunWaiting { message } => vec![format!("wait     {message}")],
         Event::StepWaiting { step, message } => vec![format!("wait     {step}  {message}")],
         Event::StepCached { step, warnings, .. } => warn(step, warnings),
         Event::StepFinished { step, seconds, warnings, .. } => {

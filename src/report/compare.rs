@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::TaskTable;
-use crate::eval::stats;
+use crate::{digest::Digest, eval::stats};
 
 const RESAMPLES: usize = 10_000;
 
@@ -22,12 +22,12 @@ pub struct Comparison {
     pub task: String,
     /// The row.
     pub label: String,
-    /// Its mean minus the baseline's.
+    /// Its mean minus the baseline's: over the items that both have, or of all when there are none.
     pub difference: f64,
     /// 95 % interval of the difference: paired bootstrap over items, each item's score averaged
     /// over the runs. It holds the item sampling, not the spread between seeds.
     pub ci95: Option<(f64, f64)>,
-    /// Items that both have.
+    /// Items that both have: the same place, prompt and target.
     pub items: usize,
 }
 
@@ -46,7 +46,7 @@ pub(super) fn compare(tables: &[TaskTable], baseline: &str) -> Vec<Comparison> {
             out.push(Comparison {
                 task: table.task.clone(),
                 label: row.label.clone(),
-                difference: row.mean - base.mean,
+                difference: if paired.is_empty() { row.mean - base.mean } else { stats::mean(&paired) },
                 ci95: stats::bootstrap(&paired, RESAMPLES),
                 items: paired.len(),
             });
@@ -55,9 +55,9 @@ pub(super) fn compare(tables: &[TaskTable], baseline: &str) -> Vec<Comparison> {
     out
 }
 
-/// Each item's score by its `doc_id`, averaged over the runs; none when a file is missing or the
+/// Each item's score, averaged over the runs; none when a file is missing or the
 /// runs scored different items.
-fn items(samples: &[PathBuf], metric: &str) -> Option<BTreeMap<u64, f64>> {
+fn items(samples: &[PathBuf], metric: &str) -> Option<BTreeMap<Item, f64>> {
     let mut runs = samples.iter().map(|path| scores(path, metric));
     let mut sum = runs.next()??;
     for run in runs {
@@ -71,12 +71,17 @@ fn items(samples: &[PathBuf], metric: &str) -> Option<BTreeMap<u64, f64>> {
     Some(sum)
 }
 
-fn scores(path: &Path, metric: &str) -> Option<BTreeMap<u64, f64>> {
+/// What makes two lines of sample files the same question.
+type Item = (u64, Digest);
+
+fn scores(path: &Path, metric: &str) -> Option<BTreeMap<Item, f64>> {
     BufReader::new(File::open(path).ok()?)
         .lines()
         .map(|line| {
             let sample: Value = serde_json::from_str(&line.ok()?).ok()?;
-            Some((sample.get("doc_id")?.as_u64()?, sample.get(metric)?.as_f64()?))
+            let asked = serde_json::to_vec(&[sample.get("prompt")?, sample.get("target")?]).ok()?;
+            let item = (sample.get("doc_id")?.as_u64()?, Digest::of_bytes(&asked));
+            Some((item, sample.get(metric)?.as_f64()?))
         })
         .collect()
 }

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::{
     StepContext,
     dataset::{rows_of, text},
-    train::write_json,
 };
 use crate::{
     error::hinted,
@@ -129,5 +128,5 @@ fn from_nothing(init: &RandomInit, ctx: &StepContext) -> anyhow::Result<()> {
     let config = ModelConfig::from_json(&Value::Object(config)).context("in `init.config`")?;
     config.validate().context("in `init.config`")?;
     write_model(ctx.out, &config, &RandomWeights::new(config.clone(), init.seed), WeightDtype::F32)?;
-    write_json(ctx, "evergraft.json", &json!({ "evergraft": env!("CARGO_PKG_VERSION"), "seed": init.seed }))
+    ctx.write_json("evergraft.json", &json!({ "evergraft": env!("CARGO_PKG_VERSION"), "seed": init.seed }))
 }

@@ -5,15 +5,13 @@ use std::{
     fmt,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicI32, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
+use anyhow::Context as _;
 use serde_json::Value;
 
-use crate::{digest::Digest, params::ArtifactRef, progress::Progress};
+use crate::{cancel::Cancel, digest::Digest, params::ArtifactRef, progress::Progress};
 
 /// A finished upstream step and, through `inputs`, everything before it.
 #[derive(Debug, Clone)]
@@ -26,7 +24,7 @@ pub struct Input {
     pub kind: String,
     /// The matrix cell, axis by axis; empty for a plain step.
     pub cell: BTreeMap<String, Value>,
-    /// Normalized parameters (references as `{"$step": node}`).
+    /// Parameters as they entered the key (references as `{"$artifact": digest}`).
     pub params: Value,
     /// Digest of the step's key.
     pub key: Digest,
@@ -45,43 +43,6 @@ impl Input {
             return Some(Arc::clone(self));
         }
         self.inputs.iter().find_map(|input| input.find(digest))
-    }
-}
-
-/// Set by a signal; long loops ask it.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicI32>);
-
-/// The error of a step that stopped because it was asked to.
-#[derive(Debug)]
-pub struct Cancelled;
-
-impl fmt::Display for Cancelled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("stopped on request")
-    }
-}
-
-impl std::error::Error for Cancelled {}
-
-impl Cancel {
-    /// Asks everything to stop because of this signal.
-    pub fn set(&self, signal: i32) {
-        self.0.store(signal, Ordering::SeqCst);
-    }
-
-    /// The signal, once there was one.
-    pub fn signal(&self) -> Option<i32> {
-        match self.0.load(Ordering::SeqCst) {
-            0 => None,
-            signal => Some(signal),
-        }
-    }
-
-    /// # Errors
-    /// [`Cancelled`] once a signal came; pass it up with `?`.
-    pub fn check(&self) -> anyhow::Result<()> {
-        if self.signal().is_some() { Err(anyhow::Error::new(Cancelled)) } else { Ok(()) }
     }
 }
 
@@ -117,6 +78,15 @@ impl StepContext<'_> {
     /// The first artifact with this content among all inputs and everything before them.
     pub fn find(&self, digest: &Digest) -> Option<Arc<Input>> {
         self.inputs.values().find_map(|input| input.find(digest))
+    }
+
+    /// Writes a small JSON file into the artifact.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn write_json(&self, name: &str, value: &serde_json::Value) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(value)? + "\n";
+        std::fs::write(self.out.join(name), text).with_context(|| format!("cannot write `{name}`"))
     }
 
     /// Adds a line to the step's log (`evergraft log <step>`). A full disk must not fail a step

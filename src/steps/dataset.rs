@@ -9,12 +9,12 @@ use std::{
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::{StepContext, train::write_json};
+use super::StepContext;
 use crate::{
-    data::{Row, Split, canonical, read_rows},
+    data::{Row, canonical, read_rows},
     digest::Digest,
     error::hinted,
-    params::{DatasetParams, Sources},
+    params::{DatasetParams, Sources, Split},
     rng,
 };
 
@@ -72,7 +72,7 @@ pub(crate) fn run(params: &DatasetParams, ctx: &StepContext) -> anyhow::Result<(
         "shuffle_seed": params.shuffle_seed,
         "source_digests": digests,
     });
-    write_json(ctx, "dataset.json", &about)
+    ctx.write_json("dataset.json", &about)
 }
 
 /// A file inside an artifact; anything that would leave it is refused.

@@ -13,7 +13,6 @@ use super::{
     LoadedModel, StepContext,
     dataset::{rows_of, text},
     load_for_eval,
-    train::write_json,
 };
 use crate::{
     data::{
@@ -39,7 +38,7 @@ pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> 
             .with_context(|| format!("in task `{}`", spec.name))?;
         if task.truncated > 0 {
             ctx.warn(format_args!(
-                "task `{}`: {} of {} prompts are longer than the context and were cut on the left",
+                "task `{}`: {} of {} prompts leave too little of the context for the answer and were cut on the left",
                 spec.name,
                 task.truncated,
                 task.prompts.len()
@@ -63,7 +62,7 @@ pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> 
         "base_digest": loaded.base_digest,
         "adapter": loaded.adapter,
     });
-    write_json(ctx, "results.json", &results.finish(evergraft))
+    ctx.write_json("results.json", &results.finish(evergraft))
 }
 
 /// The parts of lm-eval's `results.json`, task by task.
@@ -158,6 +157,20 @@ impl<'a> Task<'a> {
             if ids.len() > room {
                 task.truncated += 1;
                 ids.drain(..ids.len() - room);
+            }
+            if let Scorer::Labels(_) = task.scorer
+                && !task.labels.iter().any(|label| label == answer)
+            {
+                return Err(hinted(
+                    format!(
+                        "row {} of the dataset has the answer `{answer}`, which no extraction can give",
+                        index + 1
+                    ),
+                    format!(
+                        "the task's labels are {}; give others with `labels: [...]`",
+                        task.labels.join(", ")
+                    ),
+                ));
             }
             task.texts.push(text);
             task.prompts.push(ids);

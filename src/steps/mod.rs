@@ -17,7 +17,7 @@ mod train;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use context::{Cancel, Cancelled, Input, StepContext};
+pub use context::{Input, StepContext};
 pub use model_input::{LoadedModel, load_for_eval};
 pub(crate) use process::kill_running;
 

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::{StepContext, metrics::MetricsLog, model_input::load_base, train::write_json};
+use super::{StepContext, metrics::MetricsLog, model_input::load_base};
 use crate::{
     data::TokenSet,
     model::{TensorWeights, WeightDtype, device, write_model},
@@ -50,8 +50,8 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
         "tokens_digest": ctx.input(&params.tokens)?.digest,
         "seed": params.seed,
     });
-    write_json(ctx, "evergraft.json", &lineage)?;
-    write_json(ctx, "train.json", &serde_json::to_value(&summary)?)?;
+    ctx.write_json("evergraft.json", &lineage)?;
+    ctx.write_json("train.json", &serde_json::to_value(&summary)?)?;
     ctx.log(format_args!(
         "loss {:.4} -> {:.4} in {} steps",
         summary.first_loss, summary.last_loss, summary.steps

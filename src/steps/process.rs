@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::Cancel;
+use crate::cancel::Cancel;
 
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ impl Drop for Group {
 /// Runs a command to its end, or stops it when asked to.
 ///
 /// # Errors
-/// When it cannot be started, or [`super::Cancelled`].
+/// When it cannot be started, or [`crate::cancel::Cancelled`].
 pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<ExitStatus> {
     let child = command.process_group(0).spawn().context("cannot start the shell")?;
     if let Ok(mut running) = RUNNING.lock() {
@@ -67,9 +67,10 @@ pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<Exit
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = group.0.try_wait()? {
-            cancel.check()?;
-            // What it left running in the background would write into a folder that is about to move.
+            // What it left running in the background would write into a folder that is about to move
+            // or to go.
             group.signal(Signal::KILL);
+            cancel.check()?;
             return Ok(status);
         }
         match asked {

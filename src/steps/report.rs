@@ -5,7 +5,7 @@ use std::{fs, io::Read as _, path::Path};
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::{StepContext, train::write_json};
+use super::StepContext;
 use crate::{
     params::ReportParams,
     report::{ReportContext, Template, plot_svg, render},
@@ -30,7 +30,7 @@ pub(crate) fn run(params: &ReportParams, ctx: &StepContext) -> anyhow::Result<()
             rows.into_iter().collect::<Vec<_>>().join(", ")
         ));
     }
-    write_json(ctx, "report.json", &serde_json::to_value(&context)?)?;
+    ctx.write_json("report.json", &serde_json::to_value(&context)?)?;
     let (name, text) = match &params.template_file {
         Some(file) => {
             let name = file.0.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -12,7 +12,7 @@ use std::fs;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{StepContext, model_input::read_lineage, train::write_json};
+use super::{StepContext, model_input::read_lineage};
 use crate::{
     digest::Digest,
     error::hinted,
@@ -47,16 +47,15 @@ pub(crate) fn run(params: &SwapParams, ctx: &StepContext) -> anyhow::Result<()> 
     let same_tokenizer =
         fs::read(old.path.join("tokenizer.json")).ok() == fs::read(target.path.join("tokenizer.json")).ok();
     if !same_tokenizer {
-        ctx.warn(format_args!(
-            "`{}` and `{}` have different `tokenizer.json` files; the adapter may meet other token ids than it learned",
-            old.node, target.node
-        ));
+        ctx.warn(
+            "the old and the new base have different `tokenizer.json` files; the adapter may meet other token ids than it learned",
+        );
     }
     let verdict = if drift.median_cosine >= CONTINUED_COSINE { "continued" } else { "re-pretrained" };
     if verdict == "re-pretrained" {
         ctx.warn(format_args!(
-            "`{}` looks re-pretrained rather than continued from `{}`: the median cosine between their weight matrices is {:.3}, below {CONTINUED_COSINE}; expect the adapter to fail, and re-tune it",
-            target.node, old.node, drift.median_cosine
+            "the new base looks re-pretrained rather than continued from the old one: the median cosine between their weight matrices is {:.3}, below {CONTINUED_COSINE}; expect the adapter to fail, and re-tune it",
+            drift.median_cosine
         ));
     }
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
@@ -64,7 +63,7 @@ pub(crate) fn run(params: &SwapParams, ctx: &StepContext) -> anyhow::Result<()> 
             .with_context(|| format!("cannot copy `{name}`"))?;
     }
     lineage["moved_to"] = json!(target.digest);
-    write_json(ctx, "evergraft.json", &lineage)?;
+    ctx.write_json("evergraft.json", &lineage)?;
     let report = json!({
         "verdict": verdict,
         "median_cosine": drift.median_cosine,
@@ -78,7 +77,7 @@ pub(crate) fn run(params: &SwapParams, ctx: &StepContext) -> anyhow::Result<()> 
         "{verdict}: median cosine {:.4}; relative change of attention {:.4}, of FFN {:.4}",
         drift.median_cosine, drift.attention, drift.ffn
     ));
-    write_json(ctx, "swap.json", &report)
+    ctx.write_json("swap.json", &report)
 }
 
 /// How far one base's weights are from another's.

@@ -7,18 +7,14 @@ use serde_json::json;
 use super::{
     StepContext,
     dataset::{rows_of, text},
-    train::write_json,
 };
 use crate::{
-    data::{Row, TokenSet, prompt::prompt},
+    data::{IGNORED_LABEL, Row, TokenSet, prompt::prompt},
     digest::Digest,
     error::hinted,
     model::Tokenizer,
     params::{PromptTemplate, TokenizeParams},
 };
-
-/// A label that takes no part in the loss.
-const IGNORED: i32 = -100;
 
 /// Rows tokenized between two looks at the progress bar and ctrl-C.
 const CHUNK: usize = 4096;
@@ -64,7 +60,7 @@ pub(crate) fn run(params: &TokenizeParams, ctx: &StepContext) -> anyhow::Result<
     }
     ensure!(set.rows() > 0, "no row has a token to learn from");
     let label_tokens: usize = (0..set.rows())
-        .map(|row| set.row(row).1.iter().skip(1).filter(|label| **label != IGNORED).count())
+        .map(|row| set.row(row).1.iter().skip(1).filter(|label| **label != IGNORED_LABEL).count())
         .sum();
     set.save(ctx.out)?;
     ctx.log(format_args!(
@@ -77,7 +73,7 @@ pub(crate) fn run(params: &TokenizeParams, ctx: &StepContext) -> anyhow::Result<
         "tokens": set.tokens(),
         "label_tokens": label_tokens,
         "truncated_rows": truncated,
-        "rows_without_labels": empty,
+        "rows_without_labels": if params.prompt == PromptTemplate::Text { 0 } else { empty },
         "max_seq_length": params.max_seq_length,
         "train_on_inputs": params.train_on_inputs,
         "prompt": params.prompt,
@@ -85,7 +81,7 @@ pub(crate) fn run(params: &TokenizeParams, ctx: &StepContext) -> anyhow::Result<
         "eos_token_id": eos,
         "tokenizer_digest": Digest::of_file(&base.path.join("tokenizer.json"))?,
     });
-    write_json(ctx, "tokens.json", &about)
+    ctx.write_json("tokens.json", &about)
 }
 
 /// A row's ids; the first `masked` of them carry no loss.
@@ -157,8 +153,12 @@ impl Encoder<'_> {
 fn rows_set(encoded: &[Encoded]) -> TokenSet {
     let mut set = TokenSet::new();
     for row in encoded.iter().filter(|row| row.ids.len() > row.masked.max(1)) {
-        let labels: Vec<i32> =
-            row.ids.iter().enumerate().map(|(i, id)| if i < row.masked { IGNORED } else { *id }).collect();
+        let labels: Vec<i32> = row
+            .ids
+            .iter()
+            .enumerate()
+            .map(|(i, id)| if i < row.masked { IGNORED_LABEL } else { *id })
+            .collect();
         set.push(&row.ids, &labels);
     }
     set

@@ -1,8 +1,5 @@
 //! `uses: train`: a LoRA adapter on a frozen base.
 
-use std::fs;
-
-use anyhow::Context as _;
 use serde_json::json;
 
 use super::{StepContext, metrics::MetricsLog, model_input::load_base};
@@ -48,17 +45,11 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
         "seed": params.seed,
         "trainable_parameters": trainable,
     });
-    write_json(ctx, "evergraft.json", &lineage)?;
-    write_json(ctx, "train.json", &serde_json::to_value(&summary)?)?;
+    ctx.write_json("evergraft.json", &lineage)?;
+    ctx.write_json("train.json", &serde_json::to_value(&summary)?)?;
     ctx.log(format_args!(
         "loss {:.4} -> {:.4} in {} steps",
         summary.first_loss, summary.last_loss, summary.steps
     ));
     Ok(())
-}
-
-/// Writes a small JSON file into the artifact.
-pub(crate) fn write_json(ctx: &StepContext, name: &str, value: &serde_json::Value) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(value)? + "\n";
-    fs::write(ctx.out.join(name), text).with_context(|| format!("cannot write `{name}`"))
 }

@@ -38,9 +38,12 @@ impl Order {
         let per_epoch = self.steps_per_epoch();
         let (epoch, within) = (step / per_epoch, step % per_epoch);
         let order = self.epoch(epoch);
-        let size = self.batch * self.accumulation;
-        let start = within * size;
-        order[start..(start + size).min(self.rows)].chunks(self.batch).map(<[usize]>::to_vec).collect()
+        let size = self.batch.saturating_mul(self.accumulation);
+        let start = within.saturating_mul(size);
+        order[start..start.saturating_add(size).min(self.rows)]
+            .chunks(self.batch)
+            .map(<[usize]>::to_vec)
+            .collect()
     }
 
     fn epoch(&self, epoch: usize) -> Vec<usize> {

@@ -2,13 +2,10 @@
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation::log_softmax};
 
-use crate::model::Decoder;
+use crate::{data::IGNORED_LABEL, model::Decoder};
 
 /// Labelled positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
 const CHUNK: usize = 512;
-
-/// A label that takes no part in the loss.
-pub(super) const IGNORED: i32 = -100;
 
 /// The loss of one micro-batch and its gradients with respect to the network's last two parts.
 #[derive(Debug)]
@@ -43,7 +40,7 @@ pub fn cross_entropy(
     let labelled: Vec<(i32, i32)> = targets
         .iter()
         .enumerate()
-        .filter(|(_, target)| **target != IGNORED)
+        .filter(|(_, target)| **target != IGNORED_LABEL)
         .map(|(position, target)| (position as i32, *target))
         .collect();
     let mut loss = Loss { sum: 0.0, hidden_grad: hidden.zeros_like(), head_grad: None };

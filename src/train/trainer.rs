@@ -6,12 +6,9 @@ use anyhow::ensure;
 use burn::tensor::Tensor;
 use serde::Serialize;
 
-use super::{
-    AdamW, Order, Schedule,
-    loss::{IGNORED, cross_entropy},
-};
+use super::{AdamW, Order, Schedule, loss::cross_entropy};
 use crate::{
-    data::TokenSet,
+    data::{IGNORED_LABEL, TokenSet},
     error::hinted,
     model::{Decoder, ForwardHook, ParamMut, TokenBatch, Untouched},
     params::{OptimizerParams, TransPeftParams},
@@ -105,7 +102,7 @@ impl Trainer<'_> {
         let total = order.total_steps(self.params);
         let schedule = Schedule::new(self.params, total);
         let mut optimizer = AdamW::default();
-        let mut losses = Vec::with_capacity(total);
+        let mut losses = Vec::new();
         let mut summary = Summary {
             steps: total,
             first_loss: 0.0,
@@ -177,8 +174,8 @@ impl Trainer<'_> {
     /// A row's targets (the labels moved one to the left) and how many count.
     fn targets(&self, row: usize) -> (Vec<i32>, usize) {
         let (_, labels) = self.tokens.row(row);
-        let targets: Vec<i32> = labels.iter().skip(1).copied().chain([IGNORED]).collect();
-        let count = targets.iter().filter(|target| **target != IGNORED).count();
+        let targets: Vec<i32> = labels.iter().skip(1).copied().chain([IGNORED_LABEL]).collect();
+        let count = targets.iter().filter(|target| **target != IGNORED_LABEL).count();
         (targets, count)
     }
 
@@ -197,7 +194,9 @@ impl Trainer<'_> {
         let [_, seq] = batch.dims();
         let targets: Vec<i32> = rows
             .iter()
-            .flat_map(|row| self.targets(*row).0.into_iter().chain(std::iter::repeat(IGNORED)).take(seq))
+            .flat_map(|row| {
+                self.targets(*row).0.into_iter().chain(std::iter::repeat(IGNORED_LABEL)).take(seq)
+            })
             .collect();
         let hook: Box<dyn ForwardHook> = match &self.subject {
             Subject::Adapter { trans_peft, lora_dropout } => {

@@ -41,8 +41,26 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "model", "peft", "key"],
     ),
     ("report", &["recipe", "plan", "cache", "exec", "commands", "cli", "train", "model", "peft", "key"]),
+    (
+        "progress",
+        &[
+            "recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval",
+            "model", "peft", "key",
+        ],
+    ),
+    ("key", &["recipe", "cache", "exec", "commands", "cli", "report", "train", "eval", "model", "peft"]),
+    (
+        "cancel",
+        &[
+            "recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval",
+            "model", "peft", "key", "params", "progress",
+        ],
+    ),
     ("steps", &["recipe", "plan", "cache", "exec", "commands", "cli", "key"]),
-    ("cache", &["recipe", "plan", "exec", "commands", "cli", "report", "train", "eval", "model", "peft"]),
+    (
+        "cache",
+        &["recipe", "plan", "exec", "commands", "cli", "report", "train", "eval", "model", "peft", "steps"],
+    ),
     ("exec", &["recipe", "commands", "cli", "report", "train", "eval", "model", "peft"]),
 ];
 

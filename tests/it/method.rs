@@ -55,6 +55,8 @@ fn a_neuron_mask_is_one_pattern_for_all_tokens() {
     let mask = masked(&draw(&params, 0, 0, 1), 0, [3, 64]);
     assert_eq!(mask[..64], mask[64..128]);
     assert!(mask.contains(&0.0) && mask.contains(&1.75));
+    assert_eq!(mask, masked(&draw(&params, 0, 3, 1), 0, [3, 64]), "of the whole optimizer step");
+    assert_ne!(mask, masked(&draw(&params, 1, 0, 1), 0, [3, 64]), "steps");
 }
 
 #[test]

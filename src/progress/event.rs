@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::progress::Progress;
+use super::Progress;
 
 /// One thing that happened.
 #[derive(Debug, Clone, Serialize)]
@@ -23,6 +23,18 @@ pub enum Event {
         step: String,
         /// Why it was not found in the cache.
         why: String,
+    },
+    /// Something is wrong that does not stop the step.
+    StepWarned {
+        /// Node id.
+        step: String,
+        /// What.
+        message: String,
+    },
+    /// The run waits for another process.
+    RunWaiting {
+        /// For what.
+        message: String,
     },
     /// A step waits for another process.
     StepWaiting {

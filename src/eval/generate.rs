@@ -88,7 +88,7 @@ fn generate_batch(
     loop {
         check()?;
         let padding: Vec<usize> = active.iter().map(|row| row.padding).collect();
-        let input = TokenBatch::left_padded(tokens, seq, &padding, cache.length(), device);
+        let input = TokenBatch::left_padded(tokens, seq, &padding, cache.length(), model);
         let hidden = model.hidden(&input, Some(&mut cache), &Untouched);
         let last: Vec<i32> = (0..active.len()).map(|row| ((row + 1) * seq - 1) as i32).collect();
         let last = Tensor::<1, Int>::from_data(TensorData::new(last, [active.len()]), device);

@@ -3,12 +3,24 @@
 //! something slightly different. Knows nothing of files.
 
 use anyhow::{Context as _, bail, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::{
+    RopeScaling,
+    arch::{self, Architecture, Names},
+    fields::Fields,
+};
 use crate::error::hinted;
 
-/// The `model_type`s that the decoder computes.
-pub const KNOWN_MODEL_TYPES: &[&str] = &["llama", "qwen2"];
+/// The function between the FFN's projections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    #[default]
+    Silu,
+    /// The tanh approximation of GELU, as in Gemma.
+    GeluTanh,
+}
 
 /// Which two elements of a head one rotation turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,9 +33,9 @@ pub enum RopePairs {
 }
 
 /// Shape and constants of a LLaMA-family decoder; fields are named as in `config.json`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelConfig {
-    /// `llama` or `qwen2`.
+    /// One of [`arch::known_model_types`].
     pub model_type: String,
     /// Rows of the embedding.
     pub vocab_size: usize,
@@ -45,6 +57,26 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// Base of the rotation frequencies.
     pub rope_theta: f64,
+    /// How the rotation frequencies are stretched.
+    pub rope_scaling: RopeScaling,
+    /// Base of the rotation frequencies of the sliding layers, where they have one of their own.
+    pub rope_local_base_freq: Option<f64>,
+    /// The FFN's activation.
+    pub hidden_act: Activation,
+    /// Keys that a sliding layer sees, its own position included.
+    pub sliding_window: Option<usize>,
+    /// Which layers slide; none when empty.
+    pub sliding_layers: Vec<bool>,
+    /// Scores are scaled by its inverse square root; the head width when absent.
+    pub query_pre_attn_scalar: Option<f64>,
+    /// Attention scores `s` become `cap * tanh(s / cap)`.
+    pub attn_logit_softcapping: Option<f64>,
+    /// The same for logits.
+    pub final_logit_softcapping: Option<f64>,
+    /// Norms multiply by one plus their weight.
+    pub norm_plus_one: bool,
+    /// The embedding is multiplied by the square root of `hidden_size`.
+    pub scale_embedding: bool,
     /// Bias on the q, k and v projections.
     pub attention_bias: bool,
     /// Bias on the o projection.
@@ -69,8 +101,8 @@ const MAX_VOCAB: usize = 1 << 24;
 const MAX_WIDTH: usize = 1 << 20;
 const MAX_LAYERS: usize = 1 << 12;
 const MAX_HEADS: usize = 1 << 14;
-const MAX_HEAD_DIM: usize = 1 << 13;
-const MAX_POSITIONS: usize = 1 << 30;
+pub(super) const MAX_HEAD_DIM: usize = 1 << 13;
+pub(super) const MAX_POSITIONS: usize = 1 << 30;
 
 impl ModelConfig {
     /// Reads the content of a `config.json`.
@@ -80,15 +112,12 @@ impl ModelConfig {
     pub fn from_json(value: &Value) -> anyhow::Result<Self> {
         let fields = Fields(value.as_object().context("expected a JSON object in the model config")?);
         let model_type = fields.text("model_type")?.context("the model config has no `model_type`")?;
-        if !KNOWN_MODEL_TYPES.contains(&model_type) {
-            return Err(hinted(
+        let architecture = arch::find(model_type).ok_or_else(|| {
+            hinted(
                 format!("unknown `model_type` `{model_type}` in the model config"),
-                format!("known ones: {}", KNOWN_MODEL_TYPES.join(", ")),
-            ));
-        }
-        let qwen2 = model_type == "qwen2";
-        fields.refuse_uncomputed(qwen2)?;
-
+                format!("known ones: {}", arch::known_model_types().collect::<Vec<_>>().join(", ")),
+            )
+        })?;
         let hidden_size = fields.size("hidden_size", MAX_WIDTH)?;
         let num_attention_heads = fields.size("num_attention_heads", MAX_HEADS)?;
         let head_dim = match fields.optional_size("head_dim", MAX_HEAD_DIM)? {
@@ -102,8 +131,8 @@ impl ModelConfig {
                 hidden_size / num_attention_heads
             }
         };
-        let llama_bias = !qwen2 && fields.flag("attention_bias")?.unwrap_or(false);
-        let config = Self {
+        let (rope_theta, rope_scaling) = read_rope(&fields)?;
+        let mut config = Self {
             model_type: model_type.to_owned(),
             vocab_size: fields.size("vocab_size", MAX_VOCAB)?,
             hidden_size,
@@ -116,20 +145,42 @@ impl ModelConfig {
             head_dim,
             max_position_embeddings: fields
                 .optional_size("max_position_embeddings", MAX_POSITIONS)?
-                .unwrap_or(if qwen2 { 32_768 } else { 2_048 }),
+                .unwrap_or(if model_type == "llama" { 2_048 } else { 32_768 }),
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
-            rope_theta: fields.rope_theta()?,
-            attention_bias: qwen2 || llama_bias,
-            attention_output_bias: llama_bias,
-            mlp_bias: !qwen2 && fields.flag("mlp_bias")?.unwrap_or(false),
+            rope_theta,
+            rope_scaling,
             tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-            rope_pairs: RopePairs::Halves,
             bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
             eos_token_ids: fields.token_ids("eos_token_id")?,
             initializer_range: fields.number("initializer_range")?.unwrap_or(0.02),
+            ..Self::default()
         };
+        (architecture.read)(&fields, &mut config)?;
+        refuse_uncomputed(&fields, config.hidden_act)?;
         config.validate()?;
         Ok(config)
+    }
+
+    fn architecture(&self) -> &'static Architecture {
+        arch::find(&self.model_type).expect("only known model types are made")
+    }
+
+    /// What the architecture calls its weights.
+    pub fn names(&self) -> &'static Names {
+        self.architecture().names
+    }
+
+    /// The keys that a layer sees, its own position included; `None` for all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.sliding_window.filter(|_| self.sliding_layers.get(layer).copied().unwrap_or(false))
+    }
+
+    /// Longest sequence that the model takes.
+    pub fn max_positions(&self) -> usize {
+        match self.rope_scaling {
+            RopeScaling::Dynamic { factor } => (self.max_position_embeddings as f64 * factor) as usize,
+            _ => self.max_position_embeddings,
+        }
     }
 
     /// Checks what no single field can tell; also for configurations that come from other formats.
@@ -178,6 +229,21 @@ impl ModelConfig {
             "`rope_theta` must be at least 1 in the model config, found `{}`",
             self.rope_theta
         );
+        for (name, value) in [
+            ("query_pre_attn_scalar", self.query_pre_attn_scalar),
+            ("attn_logit_softcapping", self.attn_logit_softcapping),
+            ("final_logit_softcapping", self.final_logit_softcapping),
+            ("rope_local_base_freq", self.rope_local_base_freq),
+        ] {
+            ensure!(
+                value.is_none_or(|value| value.is_finite() && value > 0.0),
+                "`{name}` must be a number above 0 in the model config"
+            );
+        }
+        ensure!(
+            !matches!(self.rope_scaling, RopeScaling::Dynamic { .. }) || self.head_dim > 2,
+            "dynamic rotary scaling needs a `head_dim` above 2"
+        );
         ensure!(
             (0.0..=100.0).contains(&self.initializer_range),
             "`initializer_range` must lie between 0 and 100 in the model config, found `{}`",
@@ -197,9 +263,12 @@ impl ModelConfig {
     ///
     /// It cannot say [`RopePairs::Interleaved`]: whoever writes a folder permutes q and k first.
     pub fn to_json(&self) -> Value {
-        let qwen2 = self.model_type == "qwen2";
+        let architecture = self.architecture();
+        let mut rope = self.rope_scaling.to_json();
+        let scaling = (self.rope_scaling != RopeScaling::None).then(|| Value::Object(rope.clone()));
+        rope.insert("rope_theta".to_owned(), json!(self.rope_theta));
         let mut value = json!({
-            "architectures": [if qwen2 { "Qwen2ForCausalLM" } else { "LlamaForCausalLM" }],
+            "architectures": [architecture.class],
             "model_type": self.model_type,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
@@ -208,12 +277,16 @@ impl ModelConfig {
             "num_attention_heads": self.num_attention_heads,
             "num_key_value_heads": self.num_key_value_heads,
             "head_dim": self.head_dim,
-            "hidden_act": "silu",
+            "hidden_act": match self.hidden_act {
+                Activation::Silu => "silu",
+                Activation::GeluTanh => "gelu_pytorch_tanh",
+            },
             "max_position_embeddings": self.max_position_embeddings,
             "rms_norm_eps": self.rms_norm_eps,
-            // transformers 4 reads the first, transformers 5 the second.
+            // transformers 4 reads the first two, transformers 5 the third.
             "rope_theta": self.rope_theta,
-            "rope_parameters": { "rope_theta": self.rope_theta, "rope_type": "default" },
+            "rope_scaling": scaling,
+            "rope_parameters": rope,
             "tie_word_embeddings": self.tie_word_embeddings,
             "bos_token_id": self.bos_token_id,
             "eos_token_id": token_ids_to_json(&self.eos_token_ids),
@@ -222,12 +295,7 @@ impl ModelConfig {
             "use_cache": true,
         });
         let fields = value.as_object_mut().expect("just built as an object");
-        if qwen2 {
-            fields.insert("use_sliding_window".to_owned(), json!(false));
-        } else {
-            fields.insert("attention_bias".to_owned(), json!(self.attention_bias));
-            fields.insert("mlp_bias".to_owned(), json!(self.mlp_bias));
-        }
+        (architecture.write)(self, fields);
         value
     }
 
@@ -298,127 +366,58 @@ pub(crate) fn token_ids_from_json(name: &str, value: Option<&Value>) -> anyhow::
         .collect()
 }
 
-/// The fields of a `config.json`, read with messages that name them. `null` is absent.
-struct Fields<'a>(&'a Map<String, Value>);
-
-impl<'a> Fields<'a> {
-    fn get(&self, name: &str) -> Option<&'a Value> {
-        self.0.get(name).filter(|value| !value.is_null())
-    }
-
-    fn text(&self, name: &str) -> anyhow::Result<Option<&'a str>> {
-        self.get(name)
-            .map(|value| {
-                value
-                    .as_str()
-                    .with_context(|| format!("`{name}` must be a text in the model config, found `{value}`"))
-            })
-            .transpose()
-    }
-
-    fn flag(&self, name: &str) -> anyhow::Result<Option<bool>> {
-        self.get(name)
-            .map(|value| {
-                value.as_bool().with_context(|| {
-                    format!("`{name}` must be true or false in the model config, found `{value}`")
-                })
-            })
-            .transpose()
-    }
-
-    fn number(&self, name: &str) -> anyhow::Result<Option<f64>> {
-        self.get(name)
-            .map(|value| {
-                value.as_f64().with_context(|| {
-                    format!("`{name}` must be a number in the model config, found `{value}`")
-                })
-            })
-            .transpose()
-    }
-
-    fn optional_size(&self, name: &str, max: usize) -> anyhow::Result<Option<usize>> {
-        self.get(name)
-            .map(|value| {
-                value
-                    .as_u64()
-                    .and_then(|size| usize::try_from(size).ok())
-                    .filter(|size| (1..=max).contains(size))
-                    .with_context(|| {
-                        format!(
-                            "`{name}` must be a whole number between 1 and {max} in the model config, found `{value}`"
-                        )
-                    })
-            })
-            .transpose()
-    }
-
-    fn size(&self, name: &str, max: usize) -> anyhow::Result<usize> {
-        self.optional_size(name, max)?.with_context(|| format!("the model config has no `{name}`"))
-    }
-
-    fn token_ids(&self, name: &str) -> anyhow::Result<Vec<u32>> {
-        token_ids_from_json(name, self.get(name))
-    }
-
-    /// The rotation base: on top (transformers 4) or inside `rope_parameters` (transformers 5).
-    fn rope_theta(&self) -> anyhow::Result<f64> {
-        for table in ["rope_parameters", "rope_scaling"] {
-            let Some(value) = self.get(table) else { continue };
-            let nested = Fields(value.as_object().with_context(|| {
-                format!("`{table}` must be an object in the model config, found `{value}`")
-            })?);
-            for key in ["rope_type", "type"] {
-                if let Some(kind) = nested.text(key)?
-                    && kind != "default"
-                {
-                    return Err(hinted(
-                        format!("`{table}.{key}` `{kind}` in the model config is not supported"),
-                        "only the default rotary positions are computed, without scaling",
-                    ));
-                }
-            }
-            if let Some(theta) = nested.number("rope_theta")? {
-                return Ok(theta);
-            }
+/// The rotation base and its scaling: on top (transformers 4) or in `rope_parameters`
+/// (transformers 5).
+fn read_rope(fields: &Fields) -> anyhow::Result<(f64, RopeScaling)> {
+    let top = fields.number("rope_theta")?;
+    for name in ["rope_parameters", "rope_scaling"] {
+        let Some(value) = fields.get(name) else { continue };
+        let table = value
+            .as_object()
+            .with_context(|| format!("`{name}` must be an object in the model config, found `{value}`"))?;
+        // One table for each kind of layer is the architecture's to read.
+        if table.values().any(Value::is_object) {
+            continue;
         }
-        Ok(self.number("rope_theta")?.unwrap_or(10_000.0))
+        let (theta, scaling) = RopeScaling::read(name, &Fields(table))?;
+        return Ok((theta.or(top).unwrap_or(10_000.0), scaling));
     }
+    Ok((top.unwrap_or(10_000.0), RopeScaling::None))
+}
 
-    /// Fields that would change what the model computes in ways the decoder does not.
-    fn refuse_uncomputed(&self, qwen2: bool) -> anyhow::Result<()> {
-        for name in ["hidden_act", "hidden_activation"] {
-            if let Some(act) = self.text(name)?
-                && act != "silu"
-                && act != "swish"
-            {
-                bail!("`{name}` `{act}` in the model config is not supported; only `silu` is computed");
-            }
-        }
-        if qwen2 && self.flag("use_sliding_window")?.unwrap_or(false) {
-            bail!(
-                "`use_sliding_window` in the model config is not supported; only full attention is computed"
-            );
-        }
-        if let Some(Value::Array(types)) = self.get("layer_types")
-            && let Some(other) = types.iter().find(|kind| kind.as_str() != Some("full_attention"))
+/// Fields that would change what the model computes in ways the decoder does not.
+fn refuse_uncomputed(fields: &Fields, activation: Activation) -> anyhow::Result<()> {
+    let names = match activation {
+        Activation::Silu => &["silu", "swish"][..],
+        Activation::GeluTanh => &["gelu_pytorch_tanh"],
+    };
+    for name in ["hidden_act", "hidden_activation"] {
+        // Gemma's first configs say `hidden_act: gelu` beside the activation that counts.
+        let overruled = name == "hidden_act" && activation == Activation::GeluTanh;
+        if let Some(act) = fields.text(name)?
+            && !names.contains(&act)
+            && !overruled
         {
-            bail!(
-                "layer type `{other}` in the model config is not supported; only full attention is computed"
-            );
+            bail!("`{name}` `{act}` in the model config is not supported; `{}` is computed", names[0]);
         }
-        if self.get("quantization_config").is_some() {
-            return Err(hinted(
-                "the model config has a `quantization_config`, and quantised safetensors are not supported",
-                "use the unquantised model, or a GGUF file",
-            ));
-        }
-        if let Some(factor) = self.number("partial_rotary_factor")?
-            && factor != 1.0
-        {
-            bail!("`partial_rotary_factor` {factor} in the model config is not supported");
-        }
-        Ok(())
     }
+    if fields.get("quantization_config").is_some() {
+        return Err(hinted(
+            "the model config has a `quantization_config`, and quantised safetensors are not supported",
+            "use the unquantised model, or a GGUF file",
+        ));
+    }
+    let nested = fields.get("rope_parameters").and_then(|table| table.get("partial_rotary_factor"));
+    let factor = nested.and_then(Value::as_f64).or(fields.number("partial_rotary_factor")?);
+    if let Some(factor) = factor
+        && factor != 1.0
+    {
+        bail!("`partial_rotary_factor` {factor} in the model config is not supported");
+    }
+    if fields.flag("use_bidirectional_attention")?.unwrap_or(false) {
+        bail!("`use_bidirectional_attention` in the model config is not supported");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -471,6 +470,17 @@ mod tests {
             json!({}),
             json!({"model_type": "qwen2", "tie_word_embeddings": true, "eos_token_id": 7, "bos_token_id": -1}),
             json!({"attention_bias": true, "mlp_bias": true, "head_dim": 10, "eos_token_id": null}),
+            json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}),
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}, "rope_theta": 5e5}),
+            json!({"model_type": "mistral", "sliding_window": 4096}),
+            json!({"model_type": "mistral", "sliding_window": null}),
+            json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1}),
+            json!({"model_type": "qwen3", "head_dim": 16}),
+            json!({"model_type": "internlm2", "bias": true}),
+            json!({"model_type": "gemma2", "hidden_act": "gelu_pytorch_tanh"}),
+            json!({"model_type": "gemma3_text", "hidden_act": "gelu_pytorch_tanh", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+            json!({"model_type": "phi3", "sliding_window": 2047}),
         ] {
             let config = ModelConfig::from_json(&with(changes)).unwrap();
             assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config);
@@ -481,11 +491,17 @@ mod tests {
     fn refuses_what_it_does_not_compute() {
         for (changes, word) in [
             (json!({"model_type": "gemma"}), "gemma"),
+            (json!({"model_type": "gemma2", "hidden_activation": "relu"}), "relu"),
             (json!({"hidden_act": "gelu"}), "gelu"),
-            (json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), "linear"),
+            (json!({"rope_scaling": {"type": "longrope", "factor": 2.0}}), "longrope"),
+            (json!({"rope_scaling": {"type": "linear"}}), "factor"),
+            (json!({"rope_scaling": {"type": "dynamic", "factor": 0.5}}), "factor"),
             (json!({"rope_parameters": {"rope_type": "yarn"}}), "yarn"),
-            (json!({"model_type": "qwen2", "use_sliding_window": true}), "use_sliding_window"),
-            (json!({"layer_types": ["full_attention", "sliding_attention"]}), "sliding_attention"),
+            (
+                json!({"model_type": "gemma2", "layer_types": ["full_attention", "chunked_attention"]}),
+                "layer_types",
+            ),
+            (json!({"model_type": "gemma2", "layer_types": ["full_attention"]}), "names 1 layers"),
             (json!({"quantization_config": {}}), "quantization_config"),
         ] {
             assert!(error_of(with(changes)).contains(word));

@@ -1,15 +1,20 @@
-//! The decoder: LLaMA-family and Qwen2 networks.
+//! The decoder: one forward pass for every architecture, out of the parts that its configuration
+//! asks for.
+
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{
-    Attention, FeedForward, ForwardHook, KvCache, Linear, ModelConfig, ParamMut, WeightSource, norm::RmsNorm,
+    Attention, FeedForward, ForwardHook, KvCache, Linear, ModelConfig, ParamMut, RopeScaling, WeightSource,
+    arch::{GateUp, Names, Qkv},
+    attention::QkvProjections,
+    ffn::GateUpProjections,
+    norm::RmsNorm,
     rope::Rope,
+    weights::linear_shapes,
 };
-
-/// Positions that the rotation tables hold at first; longer contexts would only cost memory.
-const MAX_ROPE_POSITIONS: usize = 8192;
 
 /// Added to the score of a key that must not be seen. Finite, so that a row that sees nothing
 /// (left padding) stays free of NaN.
@@ -20,26 +25,34 @@ const HIDDEN: f32 = -1.0e9;
 pub struct TokenBatch {
     /// `[batch, seq]`.
     tokens: Tensor<2, Int>,
-    /// `[batch, seq]`.
-    positions: Tensor<2, Int>,
+    /// `[batch * seq]`, row by row.
+    positions: Vec<i32>,
+    /// Tokens of each row up to now, padding left out.
+    lengths: Vec<usize>,
     /// Additive, broadcasts to `[batch, 1, seq, keys]`.
     mask: Tensor<4>,
+    /// The same for layers that look only a window back.
+    sliding_mask: Option<Tensor<4>>,
 }
 
 impl TokenBatch {
     /// Rows padded on the right to the longest with `pad`. Causality alone hides the padding from
     /// every real token.
-    pub fn right_padded(rows: &[&[i32]], pad: i32, device: &Device) -> Self {
+    pub fn right_padded(rows: &[&[i32]], pad: i32, model: &Decoder) -> Self {
         let (batch, seq) = (rows.len(), rows.iter().map(|row| row.len()).max().unwrap_or(0));
         let pad_row =
             |row: &&[i32]| row.iter().copied().chain(std::iter::repeat(pad)).take(seq).collect::<Vec<i32>>();
-        let tokens: Vec<i32> = rows.iter().flat_map(pad_row).collect();
-        let positions: Vec<i32> = (0..batch).flat_map(|_| 0..seq as i32).collect();
-        let mask = (0..seq * seq).map(|i| if i % seq > i / seq { HIDDEN } else { 0.0 }).collect();
+        let mask = |window: usize| {
+            let sees = |t: usize, key: usize| key <= t && t - key < window;
+            let mask = (0..seq * seq).map(|i| if sees(i / seq, i % seq) { 0.0 } else { HIDDEN }).collect();
+            Tensor::from_data(TensorData::new::<f32, _>(mask, [1, 1, seq, seq]), &model.device)
+        };
         Self {
-            tokens: int_tensor(tokens, [batch, seq], device),
-            positions: int_tensor(positions, [batch, seq], device),
-            mask: Tensor::from_data(TensorData::new::<f32, _>(mask, [1, 1, seq, seq]), device),
+            tokens: int_tensor(rows.iter().flat_map(pad_row).collect(), [batch, seq], &model.device),
+            positions: (0..batch).flat_map(|_| 0..seq as i32).collect(),
+            lengths: rows.iter().map(|row| row.len()).collect(),
+            mask: mask(usize::MAX),
+            sliding_mask: model.any_window().map(mask),
         }
     }
 
@@ -50,23 +63,27 @@ impl TokenBatch {
         seq: usize,
         padding: &[usize],
         seen: usize,
-        device: &Device,
+        model: &Decoder,
     ) -> Self {
         let batch = padding.len();
         let keys = seen + seq;
         let place = |row: usize, t: usize| (seen + t).saturating_sub(padding[row]) as i32;
-        let positions = (0..batch).flat_map(|row| (0..seq).map(move |t| place(row, t))).collect();
-        let visible = |row: usize, t: usize, key: usize| key <= seen + t && key >= padding[row];
-        let mut mask = Vec::with_capacity(batch * seq * keys);
-        for row in 0..batch {
-            for t in 0..seq {
-                mask.extend((0..keys).map(|key| if visible(row, t, key) { 0.0 } else { HIDDEN }));
+        let mask = |window: usize| {
+            let mut mask = Vec::with_capacity(batch * seq * keys);
+            for pad in padding {
+                for t in seen..keys {
+                    let sees = |key: usize| key <= t && t - key < window && key >= *pad;
+                    mask.extend((0..keys).map(|key| if sees(key) { 0.0 } else { HIDDEN }));
+                }
             }
-        }
+            Tensor::from_data(TensorData::new::<f32, _>(mask, [batch, 1, seq, keys]), &model.device)
+        };
         Self {
-            tokens: int_tensor(tokens, [batch, seq], device),
-            positions: int_tensor(positions, [batch, seq], device),
-            mask: Tensor::from_data(TensorData::new::<f32, _>(mask, [batch, 1, seq, keys]), device),
+            tokens: int_tensor(tokens, [batch, seq], &model.device),
+            positions: (0..batch).flat_map(|row| (0..seq).map(move |t| place(row, t))).collect(),
+            lengths: padding.iter().map(|pad| keys.saturating_sub(*pad)).collect(),
+            mask: mask(usize::MAX),
+            sliding_mask: model.any_window().map(mask),
         }
     }
 
@@ -83,20 +100,37 @@ fn int_tensor(values: Vec<i32>, shape: [usize; 2], device: &Device) -> Tensor<2,
 /// One decoder layer.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    input_norm: RmsNorm,
+    attention_norm: RmsNorm,
     /// Attention branch.
     pub attention: Attention,
+    attention_out_norm: Option<RmsNorm>,
     ffn_norm: RmsNorm,
     /// Feed-forward branch.
     pub ffn: FeedForward,
+    ffn_out_norm: Option<RmsNorm>,
+    /// Looks only a window back.
+    slides: bool,
 }
 
 impl Layer {
-    /// Every linear layer that can carry an adapter, with its path inside the layer.
-    pub fn linears(&mut self) -> impl Iterator<Item = (&'static str, &'static str, &mut Linear)> {
-        let attention =
-            self.attention.linears().into_iter().map(|(name, linear)| ("self_attn", name, linear));
-        attention.chain(self.ffn.linears().into_iter().map(|(name, linear)| ("mlp", name, linear)))
+    /// Every linear layer that can carry an adapter, in the order of the forward pass.
+    pub fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.attention.linears().into_iter().chain(self.ffn.linears())
+    }
+
+    fn params<'a>(&'a mut self, prefix: &str, names: &Names, out: &mut Vec<ParamMut<'a>>) {
+        out.push(self.attention_norm.param(prefix, names.attention_norm));
+        self.attention.params(prefix, names, out);
+        if let (Some(norm), Some(name)) = (&mut self.attention_out_norm, names.attention_out_norm) {
+            out.push(norm.param(prefix, name));
+        }
+        out.push(self.ffn_norm.param(prefix, names.ffn_norm));
+        for linear in self.ffn.linears() {
+            linear.params(prefix, out);
+        }
+        if let (Some(norm), Some(name)) = (&mut self.ffn_out_norm, names.ffn_out_norm) {
+            out.push(norm.param(prefix, name));
+        }
     }
 }
 
@@ -112,6 +146,8 @@ pub struct Decoder {
     /// Absent when tied to the embedding.
     lm_head: Option<Tensor<2>>,
     rope: Rope,
+    /// Of the sliding layers, where they have a base of their own.
+    sliding_rope: Option<Rope>,
     device: Device,
 }
 
@@ -121,55 +157,24 @@ impl Decoder {
     /// # Errors
     /// When a weight is missing, unreadable or of another shape than the config says.
     pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> anyhow::Result<Self> {
-        let loader = Loader { source, device };
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let q_out = config.num_attention_heads * config.head_dim;
-        let kv_out = config.num_key_value_heads * config.head_dim;
-        let layers = (0..config.num_hidden_layers)
-            .map(|layer| {
-                let name = |part: &str| format!("model.layers.{layer}.{part}");
-                let norm = |part: &str| -> anyhow::Result<RmsNorm> {
-                    let weight = loader.vector(&name(&format!("{part}.weight")), hidden)?;
-                    Ok(RmsNorm { weight, eps: config.rms_norm_eps })
-                };
-                let linear = |part: &str, d_in, d_out, bias| loader.linear(&name(part), d_in, d_out, bias);
-                let attention = Attention {
-                    q_proj: linear("self_attn.q_proj", hidden, q_out, config.attention_bias)?,
-                    k_proj: linear("self_attn.k_proj", hidden, kv_out, config.attention_bias)?,
-                    v_proj: linear("self_attn.v_proj", hidden, kv_out, config.attention_bias)?,
-                    o_proj: linear("self_attn.o_proj", q_out, hidden, config.attention_output_bias)?,
-                    heads: config.num_attention_heads,
-                    kv_heads: config.num_key_value_heads,
-                    head_dim: config.head_dim,
-                    layer,
-                };
-                let ffn = FeedForward {
-                    gate_proj: linear("mlp.gate_proj", hidden, inner, config.mlp_bias)?,
-                    up_proj: linear("mlp.up_proj", hidden, inner, config.mlp_bias)?,
-                    down_proj: linear("mlp.down_proj", inner, hidden, config.mlp_bias)?,
-                    layer,
-                };
-                Ok(Layer {
-                    input_norm: norm("input_layernorm")?,
-                    attention,
-                    ffn_norm: norm("post_attention_layernorm")?,
-                    ffn,
-                })
-            })
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let head_shape = [config.vocab_size, hidden];
+        let loader = Loader { source, device, config };
+        let names = config.names();
+        let layers =
+            (0..config.num_hidden_layers).map(|layer| loader.layer(layer)).collect::<anyhow::Result<_>>()?;
+        let head_shape = [config.vocab_size, config.hidden_size];
         let lm_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(loader.matrix("lm_head.weight", head_shape)?),
+            false => Some(loader.matrix(names.head, head_shape)?),
         };
-        let positions = config.max_position_embeddings.min(MAX_ROPE_POSITIONS);
+        let sliding = config.rope_local_base_freq;
         Ok(Self {
             config: config.clone(),
-            embed_tokens: loader.matrix("model.embed_tokens.weight", head_shape)?,
+            embed_tokens: loader.matrix(names.embedding, head_shape)?,
             layers,
-            norm: RmsNorm { weight: loader.vector("model.norm.weight", hidden)?, eps: config.rms_norm_eps },
+            norm: loader.norm(names.norm, config.hidden_size)?,
             lm_head,
-            rope: Rope::new(config.head_dim, config.rope_theta, positions, config.rope_pairs, device),
+            rope: Rope::new(config, config.rope_theta, config.rope_scaling),
+            sliding_rope: sliding.map(|theta| Rope::new(config, theta, RopeScaling::None)),
             device: device.clone(),
         })
     }
@@ -181,7 +186,12 @@ impl Decoder {
 
     /// Longest sequence that the model takes.
     pub fn max_positions(&self) -> usize {
-        self.rope.positions()
+        self.config.max_positions()
+    }
+
+    /// The window of the sliding layers, if there are any.
+    fn any_window(&self) -> Option<usize> {
+        (0..self.layers.len()).find_map(|layer| self.config.window(layer))
     }
 
     /// The network up to and including the last norm.
@@ -195,15 +205,28 @@ impl Decoder {
         hook: &dyn ForwardHook,
     ) -> Tensor<2> {
         let [rows, seq] = batch.dims();
-        let rotation = self.rope.at(batch.positions.clone());
+        let rotate = |rope: &Rope| rope.at(&batch.positions, &batch.lengths, &self.device);
+        let rotation = rotate(&self.rope);
+        let sliding_rotation = self.sliding_rope.as_ref().map(rotate);
         let mut x = self.embed_tokens.clone().select(0, batch.tokens.clone().reshape([rows * seq]));
+        if self.config.scale_embedding {
+            x = x.mul_scalar((self.config.hidden_size as f64).sqrt());
+        }
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed = layer.input_norm.forward(x.clone());
+            let (rotation, mask) = match layer.slides {
+                true => (
+                    sliding_rotation.as_ref().unwrap_or(&rotation),
+                    batch.sliding_mask.as_ref().unwrap_or(&batch.mask),
+                ),
+                false => (&rotation, &batch.mask),
+            };
+            let normed = layer.attention_norm.forward(x.clone());
             let cache = cache.as_deref_mut();
-            x = x + layer.attention.forward(normed, [rows, seq], &rotation, &batch.mask, cache, hook);
+            let branch = layer.attention.forward(normed, [rows, seq], rotation, mask, cache, hook);
+            x = x + after(layer.attention_out_norm.as_ref(), branch);
             if !hook.drops_ffn(index) {
-                let normed = layer.ffn_norm.forward(x.clone());
-                x = x + layer.ffn.forward(normed, hook);
+                let branch = layer.ffn.forward(layer.ffn_norm.forward(x.clone()), hook);
+                x = x + after(layer.ffn_out_norm.as_ref(), branch);
             }
         }
         if let Some(cache) = cache {
@@ -219,28 +242,31 @@ impl Decoder {
 
     /// Name of the parameter that [`Self::head`] is.
     pub fn head_name(&self) -> &'static str {
-        if self.lm_head.is_some() { "lm_head.weight" } else { "model.embed_tokens.weight" }
+        let names = self.config.names();
+        if self.lm_head.is_some() { names.head } else { names.embedding }
     }
 
     /// # Shapes
     /// `[tokens, hidden_size]` to `[tokens, vocab_size]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        hidden.matmul(self.head().clone().transpose())
+        let logits = hidden.matmul(self.head().clone().transpose());
+        match self.config.final_logit_softcapping {
+            Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits,
+        }
     }
 
-    /// Every weight of the base, under its Hugging Face name.
+    /// Every weight of the base, under its name in a checkpoint.
     pub fn params(&mut self) -> Vec<ParamMut<'_>> {
-        let mut out = vec![ParamMut::matrix("model.embed_tokens.weight".into(), &mut self.embed_tokens)];
+        let names = self.config.names();
+        let mut out = vec![ParamMut::matrix(names.embedding.into(), &mut self.embed_tokens)];
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            let name = |part: &str| format!("model.layers.{index}.{part}");
-            out.push(ParamMut::vector(name("input_layernorm.weight"), &mut layer.input_norm.weight));
-            layer.attention.params(&name("self_attn"), &mut out);
-            out.push(ParamMut::vector(name("post_attention_layernorm.weight"), &mut layer.ffn_norm.weight));
-            layer.ffn.params(&name("mlp"), &mut out);
+            let prefix = format!("model.layers.{index}.");
+            layer.params(&prefix, names, &mut out);
         }
-        out.push(ParamMut::vector("model.norm.weight".into(), &mut self.norm.weight));
+        out.push(ParamMut::vector(names.norm.into(), &mut self.norm.weight));
         if let Some(head) = &mut self.lm_head {
-            out.push(ParamMut::matrix("lm_head.weight".into(), head));
+            out.push(ParamMut::matrix(names.head.into(), head));
         }
         out
     }
@@ -249,8 +275,8 @@ impl Decoder {
     pub fn adapter_params(&mut self) -> Vec<ParamMut<'_>> {
         let mut out = Vec::new();
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            for (block, name, linear) in layer.linears() {
-                let prefix = format!("base_model.model.model.layers.{index}.{block}.{name}");
+            for linear in layer.linears() {
+                let prefix = format!("base_model.model.model.layers.{index}.{}", linear.name);
                 linear.adapter_params(&prefix, &mut out);
             }
         }
@@ -258,12 +284,74 @@ impl Decoder {
     }
 }
 
+/// A branch's output through its norm, if it has one.
+fn after(norm: Option<&RmsNorm>, branch: Tensor<2>) -> Tensor<2> {
+    match norm {
+        Some(norm) => norm.forward(branch),
+        None => branch,
+    }
+}
+
 struct Loader<'a> {
     source: &'a dyn WeightSource,
     device: &'a Device,
+    config: &'a ModelConfig,
 }
 
 impl Loader<'_> {
+    fn layer(&self, index: usize) -> anyhow::Result<Layer> {
+        let (config, names) = (self.config, self.config.names());
+        let hidden = config.hidden_size;
+        let prefix = format!("model.layers.{index}.");
+        let norm = |name: &str| self.norm(&format!("{prefix}{name}.weight"), hidden);
+        let mut linears = BTreeMap::new();
+        for linear in linear_shapes(config) {
+            linears.insert(linear.name, self.linear(&prefix, linear.name, linear.shape, linear.bias)?);
+        }
+        let mut take = |name| linears.remove(name).expect("every name of the architecture was loaded");
+        let qkv = match names.qkv {
+            Qkv::Split(three) => QkvProjections::Split(Box::new(three.map(&mut take))),
+            Qkv::Stacked(one) => QkvProjections::Stacked(Box::new(take(one))),
+            Qkv::Grouped(one) => QkvProjections::Grouped(Box::new(take(one))),
+        };
+        let gate_up = match names.gate_up {
+            GateUp::Split(both) => GateUpProjections::Split(Box::new(both.map(&mut take))),
+            GateUp::Stacked(one) => GateUpProjections::Stacked(Box::new(take(one))),
+        };
+        let norms = match names.query_key_norms {
+            Some([query, key]) => Some([
+                self.norm(&format!("{prefix}{query}.weight"), config.head_dim)?,
+                self.norm(&format!("{prefix}{key}.weight"), config.head_dim)?,
+            ]),
+            None => None,
+        };
+        let width = config.query_pre_attn_scalar.unwrap_or(config.head_dim as f64);
+        Ok(Layer {
+            attention_norm: norm(names.attention_norm)?,
+            attention: Attention {
+                qkv,
+                o_proj: take(names.output),
+                norms,
+                heads: config.num_attention_heads,
+                kv_heads: config.num_key_value_heads,
+                head_dim: config.head_dim,
+                scale: width.powf(-0.5),
+                softcap: config.attn_logit_softcapping,
+                layer: index,
+            },
+            attention_out_norm: names.attention_out_norm.map(norm).transpose()?,
+            ffn_norm: norm(names.ffn_norm)?,
+            ffn: FeedForward {
+                gate_up,
+                down_proj: take(names.down),
+                activation: config.hidden_act,
+                layer: index,
+            },
+            ffn_out_norm: names.ffn_out_norm.map(norm).transpose()?,
+            slides: config.window(index).is_some(),
+        })
+    }
+
     fn values(&self, name: &str, shape: &[usize]) -> anyhow::Result<Vec<f32>> {
         let found = self.source.shape(name).with_context(|| format!("the model has no weight `{name}`"))?;
         ensure!(found == shape, "weight `{name}` has shape {found:?}, but the config says {shape:?}");
@@ -278,9 +366,20 @@ impl Loader<'_> {
         Ok(Tensor::from_data(TensorData::new(self.values(name, &shape)?, shape), self.device))
     }
 
-    fn linear(&self, name: &str, d_in: usize, d_out: usize, bias: bool) -> anyhow::Result<Linear> {
-        let weight = self.matrix(&format!("{name}.weight"), [d_out, d_in])?;
-        let bias = bias.then(|| self.vector(&format!("{name}.bias"), d_out)).transpose()?;
-        Ok(Linear { weight, bias, lora: None })
+    fn norm(&self, name: &str, length: usize) -> anyhow::Result<RmsNorm> {
+        let weight = self.vector(name, length)?;
+        Ok(RmsNorm { weight, eps: self.config.rms_norm_eps, plus_one: self.config.norm_plus_one })
+    }
+
+    fn linear(
+        &self,
+        prefix: &str,
+        name: &'static str,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> anyhow::Result<Linear> {
+        let weight = self.matrix(&format!("{prefix}{name}.weight"), shape)?;
+        let bias = bias.then(|| self.vector(&format!("{prefix}{name}.bias"), shape[0])).transpose()?;
+        Ok(Linear { name, weight, bias, lora: None })
     }
 }

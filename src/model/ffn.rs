@@ -1,43 +1,61 @@
-//! The SwiGLU feed-forward branch, with the hook between its projections.
+//! The gated feed-forward branch, with the hook between its projections.
 
-use burn::tensor::{Tensor, activation::silu};
+use burn::tensor::{
+    Tensor,
+    activation::{gelu_approximate, silu},
+};
 
-use super::{ForwardHook, Linear, ParamMut, Site};
+use super::{Activation, ForwardHook, Linear};
 
-/// `down(hook(silu(gate(x)) * up(x)))`. Burn's fused SwiGLU cannot serve: Trans-PEFT masks the
+/// `down(hook(act(gate(x)) * up(x)))`. Burn's fused SwiGLU cannot serve: Trans-PEFT masks the
 /// product before the down projection.
 #[derive(Debug, Clone)]
 pub struct FeedForward {
-    /// Gate branch.
-    pub gate_proj: Linear,
-    /// Up branch.
-    pub up_proj: Linear,
+    /// Into the branch.
+    pub gate_up: GateUpProjections,
     /// Down projection.
     pub down_proj: Linear,
+    pub(super) activation: Activation,
     pub(super) layer: usize,
+}
+
+/// The projections into the branch.
+#[derive(Debug, Clone)]
+pub enum GateUpProjections {
+    /// Gate and up.
+    Split(Box<[Linear; 2]>),
+    /// One matrix: the gate's rows, then up's.
+    Stacked(Box<Linear>),
 }
 
 impl FeedForward {
     /// # Shapes
     /// `[tokens, hidden_size]` in and out.
     pub(super) fn forward(&self, input: Tensor<2>, hook: &dyn ForwardHook) -> Tensor<2> {
-        let site = |module| Site { layer: self.layer, module };
-        let gate = silu(self.gate_proj.forward(input.clone(), site("gate_proj"), hook));
-        let product = gate * self.up_proj.forward(input, site("up_proj"), hook);
-        self.down_proj.forward(hook.ffn_product(self.layer, product), site("down_proj"), hook)
+        let (gate, up) = match &self.gate_up {
+            GateUpProjections::Split(both) => {
+                let [gate, up] = &**both;
+                (gate.forward(input.clone(), self.layer, hook), up.forward(input, self.layer, hook))
+            }
+            GateUpProjections::Stacked(one) => {
+                let both = one.forward(input, self.layer, hook);
+                let inner = both.dims()[1] / 2;
+                (both.clone().narrow(1, 0, inner), both.narrow(1, inner, inner))
+            }
+        };
+        let gate = match self.activation {
+            Activation::Silu => silu(gate),
+            Activation::GeluTanh => gelu_approximate(gate),
+        };
+        self.down_proj.forward(hook.ffn_product(self.layer, gate * up), self.layer, hook)
     }
 
-    pub(super) fn linears(&mut self) -> [(&'static str, &mut Linear); 3] {
-        [
-            ("gate_proj", &mut self.gate_proj),
-            ("up_proj", &mut self.up_proj),
-            ("down_proj", &mut self.down_proj),
-        ]
-    }
-
-    pub(super) fn params<'a>(&'a mut self, prefix: &str, out: &mut Vec<ParamMut<'a>>) {
-        for (name, linear) in self.linears() {
-            linear.params(&format!("{prefix}.{name}"), out);
-        }
+    pub(super) fn linears(&mut self) -> Vec<&mut Linear> {
+        let mut linears: Vec<&mut Linear> = match &mut self.gate_up {
+            GateUpProjections::Split(both) => both.iter_mut().collect(),
+            GateUpProjections::Stacked(one) => vec![one],
+        };
+        linears.push(&mut self.down_proj);
+        linears
     }
 }

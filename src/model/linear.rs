@@ -7,6 +7,8 @@ use super::{ForwardHook, ParamMut, Site};
 /// `y = x W^T + b`, plus `scale * (hook(x) A^T) B^T` where an adapter is attached.
 #[derive(Debug, Clone)]
 pub struct Linear {
+    /// Name inside a decoder layer, e.g. `self_attn.q_proj`.
+    pub name: &'static str,
     /// `[out_features, in_features]`, as on disk.
     pub weight: Tensor<2>,
     /// `[out_features]`.
@@ -33,9 +35,15 @@ impl Linear {
         (in_features, out_features)
     }
 
+    /// Its name without the block, as in PEFT's `target_modules`: `q_proj`.
+    pub fn module(&self) -> &'static str {
+        self.name.rsplit('.').next().unwrap_or(self.name)
+    }
+
     /// # Shapes
     /// `[tokens, in_features]` to `[tokens, out_features]`.
-    pub fn forward(&self, input: Tensor<2>, site: Site, hook: &dyn ForwardHook) -> Tensor<2> {
+    pub fn forward(&self, input: Tensor<2>, layer: usize, hook: &dyn ForwardHook) -> Tensor<2> {
+        let site = Site { layer, module: self.module() };
         let mut output = input.clone().matmul(self.weight.clone().transpose());
         if let Some(bias) = &self.bias {
             output = output + bias.clone().unsqueeze();
@@ -50,9 +58,10 @@ impl Linear {
     }
 
     pub(super) fn params<'a>(&'a mut self, prefix: &str, out: &mut Vec<ParamMut<'a>>) {
-        out.push(ParamMut::matrix(format!("{prefix}.weight"), &mut self.weight));
+        let name = self.name;
+        out.push(ParamMut::matrix(format!("{prefix}{name}.weight"), &mut self.weight));
         if let Some(bias) = &mut self.bias {
-            out.push(ParamMut::vector(format!("{prefix}.bias"), bias));
+            out.push(ParamMut::vector(format!("{prefix}{name}.bias"), bias));
         }
     }
 

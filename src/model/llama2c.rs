@@ -108,6 +108,7 @@ fn read_header(bytes: &[u8]) -> anyhow::Result<(ModelConfig, Tensors)> {
         // Its training data separates stories by the first token alone, so that one ends a text too.
         eos_token_ids: vec![EOS, BOS],
         initializer_range: 0.02,
+        ..ModelConfig::default()
     };
     config.validate()?;
     let tensors = place_tensors(&config, (bytes.len() - HEADER_BYTES) as u64)?;

@@ -1,11 +1,13 @@
-//! The decoder and the files it comes from: configuration, weights and tokenizer of LLaMA-family
-//! and Qwen2 models. This module knows nothing of recipes, steps or caches.
+//! The decoder and the files it comes from: configuration, weights and tokenizer of causal
+//! language models. This module knows nothing of recipes, steps or caches.
 
+mod arch;
 mod attention;
 mod config;
 mod decoder;
 pub mod device;
 mod ffn;
+mod fields;
 mod files;
 pub mod gguf;
 mod hf;
@@ -19,6 +21,7 @@ mod norm;
 mod param;
 mod rope;
 mod rope_order;
+mod rope_scaling;
 mod safetensors_reader;
 mod safetensors_writer;
 mod source;
@@ -27,8 +30,9 @@ mod tokenizer_json;
 mod tokenizer_training;
 mod weights;
 
+pub use arch::{GateUp, Names, Qkv, known_model_types};
 pub use attention::Attention;
-pub use config::{KNOWN_MODEL_TYPES, ModelConfig, RopePairs};
+pub use config::{Activation, ModelConfig, RopePairs};
 pub use decoder::{Decoder, Layer, TokenBatch};
 pub use ffn::FeedForward;
 pub(crate) use files::read_json;
@@ -40,6 +44,7 @@ pub use linear::{Linear, LowRank};
 pub use llama2c::Llama2cWeights;
 pub use param::{ParamMut, TensorWeights};
 pub use rope_order::HalvesOrder;
+pub use rope_scaling::RopeScaling;
 pub use safetensors_reader::SafetensorsWeights;
 pub use safetensors_writer::{WeightDtype, write_safetensors};
 pub use source::{SourceFormat, SourceModel, TokenizerFiles};

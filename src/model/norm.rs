@@ -2,21 +2,30 @@
 
 use burn::tensor::Tensor;
 
+use super::ParamMut;
+
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
 #[derive(Debug, Clone)]
 pub(super) struct RmsNorm {
-    /// `[hidden_size]`.
+    /// One number a feature.
     pub(super) weight: Tensor<1>,
     /// Added to the mean square.
     pub(super) eps: f64,
+    /// Multiply by one plus the weight, as Gemma does.
+    pub(super) plus_one: bool,
 }
 
 impl RmsNorm {
+    pub(super) fn param(&mut self, prefix: &str, name: &str) -> ParamMut<'_> {
+        ParamMut::vector(format!("{prefix}{name}.weight"), &mut self.weight)
+    }
+
     /// # Shapes
-    /// `[tokens, hidden_size]` in and out.
-    pub(super) fn forward(&self, input: Tensor<2>) -> Tensor<2> {
-        let mean_square = input.clone().square().mean_dim(1);
+    /// `[.., features]` in and out.
+    pub(super) fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        let mean_square = input.clone().square().mean_dim(D - 1);
         let scale = (mean_square + self.eps).sqrt().recip();
-        input * scale * self.weight.clone().unsqueeze()
+        let weight = if self.plus_one { self.weight.clone() + 1.0 } else { self.weight.clone() };
+        input * scale * weight.unsqueeze()
     }
 }

@@ -1,8 +1,8 @@
 //! Rotary position embedding (arXiv 2104.09864), in both pair orders that checkpoints use.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
-use super::RopePairs;
+use super::{ModelConfig, RopePairs, RopeScaling};
 
 /// Cosines and sines for the positions of one forward pass.
 #[derive(Debug, Clone)]
@@ -14,50 +14,51 @@ pub(super) struct Rotation {
     pairs: RopePairs,
 }
 
-/// Tables of cosines and sines up to a largest position.
+/// Makes rotations. Angles are computed anew for every pass: next to the network that costs
+/// nothing, and no table bounds the context.
 #[derive(Debug, Clone)]
 pub(super) struct Rope {
-    cos: Tensor<2>,
-    sin: Tensor<2>,
+    scaling: RopeScaling,
+    head_dim: usize,
+    theta: f64,
+    trained: usize,
     pairs: RopePairs,
+    /// For sequences that are not longer than those trained on.
+    frequencies: Vec<f32>,
 }
 
 impl Rope {
-    /// Tables for positions `0..positions`, computed in f32 like transformers does.
-    pub(super) fn new(
-        head_dim: usize,
-        theta: f64,
-        positions: usize,
-        pairs: RopePairs,
-        device: &Device,
-    ) -> Self {
-        let half = head_dim / 2;
-        let frequencies: Vec<f32> =
-            (0..half).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / head_dim as f32)).collect();
-        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
-        let table = |values| Tensor::from_data(TensorData::new(values, [positions, half]), device);
-        Self { cos: table(cos), sin: table(sin), pairs }
+    /// The rotation of a model's full-attention layers, or of its sliding ones where they have a
+    /// base of their own.
+    pub(super) fn new(config: &ModelConfig, theta: f64, scaling: RopeScaling) -> Self {
+        let (head_dim, trained) = (config.head_dim, config.max_position_embeddings);
+        let frequencies = scaling.frequencies(head_dim, theta, trained, trained);
+        Self { scaling, head_dim, theta, trained, pairs: config.rope_pairs, frequencies }
     }
 
-    /// Largest number of positions in the tables.
-    pub(super) fn positions(&self) -> usize {
-        self.cos.dims()[0]
-    }
-
-    /// The rotation of these positions.
+    /// The rotation of these positions. `lengths` are the rows' sequence lengths up to now, padding
+    /// left out, so that a row's numbers cannot depend on its neighbours.
     ///
     /// # Shapes
-    /// `positions` is `[batch, seq]`.
-    pub(super) fn at(&self, positions: Tensor<2, Int>) -> Rotation {
-        let [batch, seq] = positions.dims();
-        let half = self.cos.dims()[1];
-        let flat: Tensor<1, Int> = positions.reshape([batch * seq]);
-        let pick = |table: &Tensor<2>| table.clone().select(0, flat.clone()).reshape([batch, 1, seq, half]);
-        Rotation { cos: pick(&self.cos), sin: pick(&self.sin), pairs: self.pairs }
+    /// `positions` is `[batch * seq]`, row by row.
+    pub(super) fn at(&self, positions: &[i32], lengths: &[usize], device: &Device) -> Rotation {
+        let (batch, half) = (lengths.len(), self.head_dim / 2);
+        let seq = positions.len() / batch.max(1);
+        let mut angles: Vec<f32> = Vec::with_capacity(positions.len() * half);
+        for (row, length) in positions.chunks(seq.max(1)).zip(lengths) {
+            let longer = matches!(self.scaling, RopeScaling::Dynamic { .. }) && *length > self.trained;
+            let own =
+                longer.then(|| self.scaling.frequencies(self.head_dim, self.theta, *length, self.trained));
+            let frequencies = own.as_ref().unwrap_or(&self.frequencies);
+            for position in row {
+                angles.extend(frequencies.iter().map(|frequency| *position as f32 * frequency));
+            }
+        }
+        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.into_iter().map(f32::sin_cos).unzip();
+        let tensor = |values| Tensor::from_data(TensorData::new(values, [batch, 1, seq, half]), device);
+        Rotation { cos: tensor(cos), sin: tensor(sin), pairs: self.pairs }
     }
 }
-
 impl Rotation {
     /// Rotates queries or keys.
     ///

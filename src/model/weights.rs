@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, bail};
 
-use super::config::ModelConfig;
+use super::{GateUp, ModelConfig, Qkv};
 
 /// Named tensors, row-major (`[out, in]` for a linear layer), given out as f32.
 pub trait WeightSource: Send + Sync {
@@ -20,43 +20,75 @@ pub trait WeightSource: Send + Sync {
     fn load(&self, name: &str) -> anyhow::Result<Vec<f32>>;
 }
 
-/// Every tensor that the decoder reads, with its shape, in the order of the forward pass.
-pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let hidden = config.hidden_size;
-    let ffn = config.intermediate_size;
+/// A linear layer of a decoder layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LinearShape {
+    /// Name inside the layer, e.g. `self_attn.q_proj`.
+    pub(super) name: &'static str,
+    /// `[out_features, in_features]`.
+    pub(super) shape: [usize; 2],
+    /// Whether it has a bias.
+    pub(super) bias: bool,
+}
+
+/// The linear layers of a decoder layer, in the order of the forward pass.
+pub(super) fn linear_shapes(config: &ModelConfig) -> Vec<LinearShape> {
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let query = config.num_attention_heads * config.head_dim;
     let key_value = config.num_key_value_heads * config.head_dim;
+    let names = config.names();
+    let linear = |name, out, into, bias| LinearShape { name, shape: [out, into], bias };
+    let mut linears = Vec::new();
+    match names.qkv {
+        Qkv::Split([q, k, v]) => {
+            let rows = [(q, query), (k, key_value), (v, key_value)];
+            linears.extend(rows.map(|(name, rows)| linear(name, rows, hidden, config.attention_bias)));
+        }
+        Qkv::Stacked(name) | Qkv::Grouped(name) => {
+            linears.push(linear(name, query + 2 * key_value, hidden, config.attention_bias));
+        }
+    }
+    linears.push(linear(names.output, hidden, query, config.attention_output_bias));
+    match names.gate_up {
+        GateUp::Split(both) => linears.extend(both.map(|name| linear(name, inner, hidden, config.mlp_bias))),
+        GateUp::Stacked(name) => linears.push(linear(name, 2 * inner, hidden, config.mlp_bias)),
+    }
+    linears.push(linear(names.down, hidden, inner, config.mlp_bias));
+    linears
+}
 
-    let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, hidden])];
+/// Every tensor that the decoder reads, with its shape, in the order of the forward pass.
+pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let (names, hidden) = (config.names(), config.hidden_size);
+    let linears = linear_shapes(config);
+    let mut tensors = vec![(names.embedding.to_owned(), vec![config.vocab_size, hidden])];
     for layer in 0..config.num_hidden_layers {
         let mut add = |name: &str, shape: &[usize]| {
             tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
         };
-        add("input_layernorm.weight", &[hidden]);
-        for (name, rows, columns, bias) in [
-            ("self_attn.q_proj", query, hidden, config.attention_bias),
-            ("self_attn.k_proj", key_value, hidden, config.attention_bias),
-            ("self_attn.v_proj", key_value, hidden, config.attention_bias),
-            ("self_attn.o_proj", hidden, query, config.attention_output_bias),
-        ] {
-            add(&format!("{name}.weight"), &[rows, columns]);
-            if bias {
-                add(&format!("{name}.bias"), &[rows]);
+        add(&format!("{}.weight", names.attention_norm), &[hidden]);
+        for (at, linear) in linears.iter().enumerate() {
+            // The FFN begins after the output projection of attention.
+            if at > 0 && linears[at - 1].name == names.output {
+                for name in names.query_key_norms.iter().flatten() {
+                    add(&format!("{name}.weight"), &[config.head_dim]);
+                }
+                for name in names.attention_out_norm.iter().chain([&names.ffn_norm]) {
+                    add(&format!("{name}.weight"), &[hidden]);
+                }
+            }
+            add(&format!("{}.weight", linear.name), &linear.shape);
+            if linear.bias {
+                add(&format!("{}.bias", linear.name), &linear.shape[..1]);
             }
         }
-        add("post_attention_layernorm.weight", &[hidden]);
-        for (name, rows, columns) in
-            [("mlp.gate_proj", ffn, hidden), ("mlp.up_proj", ffn, hidden), ("mlp.down_proj", hidden, ffn)]
-        {
-            add(&format!("{name}.weight"), &[rows, columns]);
-            if config.mlp_bias {
-                add(&format!("{name}.bias"), &[rows]);
-            }
+        if let Some(name) = names.ffn_out_norm {
+            add(&format!("{name}.weight"), &[hidden]);
         }
     }
-    tensors.push(("model.norm.weight".to_owned(), vec![hidden]));
+    tensors.push((names.norm.to_owned(), vec![hidden]));
     if !config.tie_word_embeddings {
-        tensors.push(("lm_head.weight".to_owned(), vec![config.vocab_size, hidden]));
+        tensors.push((names.head.to_owned(), vec![config.vocab_size, hidden]));
     }
     tensors
 }

@@ -28,8 +28,8 @@ pub fn attach_new(model: &mut Decoder, adapter: &AdapterParams, seed: u64) -> an
     let scale = adapter.lora_alpha / adapter.r as f64;
     let mut count = 0;
     for (index, layer) in model.layers.iter_mut().enumerate() {
-        for (place, (_, name, linear)) in layer.linears().enumerate() {
-            if !adapter.target_modules.iter().any(|target| target == name) {
+        for (place, linear) in layer.linears().enumerate() {
+            if !adapter.target_modules.iter().any(|target| target == linear.module()) {
                 continue;
             }
             let (d_in, d_out) = linear.features();
@@ -61,12 +61,12 @@ pub fn attach(
     ensure!(r > 0, "the adapter's rank is 0");
     let device = model.device().clone();
     for (index, layer) in model.layers.iter_mut().enumerate() {
-        for (block, name, linear) in layer.linears() {
-            if !target_modules.iter().any(|target| target == name) {
+        for linear in layer.linears() {
+            if !target_modules.iter().any(|target| target == linear.module()) {
                 continue;
             }
             let (d_in, d_out) = linear.features();
-            let prefix = format!("base_model.model.model.layers.{index}.{block}.{name}");
+            let prefix = format!("base_model.model.model.layers.{index}.{}", linear.name);
             let read = |part: &str, shape: [usize; 2]| -> anyhow::Result<Tensor<2>> {
                 let values = weights(&format!("{prefix}.{part}.weight"), shape)?;
                 Ok(Tensor::from_data(TensorData::new(values, shape), &device))

@@ -50,11 +50,24 @@ pub fn cross_entropy(
         let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [n]), &device);
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [n, 1]), &device);
         let rows = hidden.clone().select(0, positions.clone());
-        let log_p = log_softmax(rows.clone().matmul(head.clone().transpose()), 1);
+        let logits = rows.clone().matmul(head.clone().transpose());
+        // With z = cap * tanh(u / cap), dz/du = 1 - (z / cap)^2.
+        let (logits, slope) = match model.config.final_logit_softcapping {
+            Some(cap) => {
+                let capped = logits.div_scalar(cap).tanh();
+                (capped.clone().mul_scalar(cap), Some(capped.square().neg() + 1.0))
+            }
+            None => (logits, None),
+        };
+        let log_p = log_softmax(logits, 1);
         let picked = log_p.clone().gather(1, tokens.clone()).into_data();
         loss.sum -= picked.iter::<f32>().map(f64::from).sum::<f64>();
         let minus_one = Tensor::full([n, 1], -1.0, &device);
         let error = log_p.exp().scatter(1, tokens, minus_one, IndexingUpdateOp::Add).div_scalar(denominator);
+        let error = match slope {
+            Some(slope) => error * slope,
+            None => error,
+        };
         let rows_grad = error.clone().matmul(head.clone());
         loss.hidden_grad.inplace(|all| all.select_assign(0, positions, rows_grad, IndexingUpdateOp::Add));
         if with_head {

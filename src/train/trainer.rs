@@ -190,7 +190,7 @@ impl Trainer<'_> {
         dropped_ffns: &mut usize,
     ) -> f64 {
         let ids: Vec<&[i32]> = rows.iter().map(|row| self.tokens.row(*row).0).collect();
-        let batch = TokenBatch::right_padded(&ids, self.pad, model.device());
+        let batch = TokenBatch::right_padded(&ids, self.pad, model);
         let [_, seq] = batch.dims();
         let targets: Vec<i32> = rows
             .iter()

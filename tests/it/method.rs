@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use burn::tensor::{Device, Tensor};
 use evergraft::{
     data::TokenSet,
-    model::{Decoder, ForwardHook, Site, TokenBatch, Untouched},
+    model::{Decoder, ForwardHook, TokenBatch, Untouched},
     params::{AdapterParams, MaskKind, OptimizerParams, TransPeftParams},
     peft::{TransPeft, attach_new},
     rng,
@@ -73,19 +73,19 @@ fn drops_have_the_expected_count() {
     }
 }
 
-fn batch(device: &Device) -> TokenBatch {
-    TokenBatch::right_padded(&[&[1, 2, 3, 4, 5], &[6, 7, 8]], 0, device)
+fn batch(model: &Decoder) -> TokenBatch {
+    TokenBatch::right_padded(&[&[1, 2, 3, 4, 5], &[6, 7, 8]], 0, model)
 }
 
 #[test]
 fn with_both_rates_zero_the_pass_is_the_plain_one_bit_for_bit() {
     let device = Device::flex();
     let model = tiny::decoder(3, &device);
-    let plain = values(model.hidden(&batch(&device), None, &Untouched));
+    let plain = values(model.hidden(&batch(&model), None, &Untouched));
     let hook = draw(&rates(0.0, 0.0), 5, 1, 3);
-    assert_eq!(plain, values(model.hidden(&batch(&device), None, &hook)));
+    assert_eq!(plain, values(model.hidden(&batch(&model), None, &hook)));
     let hook = draw(&rates(0.0, 0.3), 5, 1, 3);
-    assert_ne!(plain, values(model.hidden(&batch(&device), None, &hook)), "a mask must do something");
+    assert_ne!(plain, values(model.hidden(&batch(&model), None, &hook)), "a mask must do something");
 }
 
 /// Drops the FFNs of some layers; notes which FFNs ran.
@@ -109,12 +109,12 @@ fn a_dropped_ffn_leaves_the_residual_and_attention_and_is_not_computed() {
     let device = Device::flex();
     let mut model = tiny::decoder(3, &device);
     let hook = Dropping { layers: vec![1], ran: RefCell::default() };
-    let dropped = values(model.hidden(&batch(&device), None, &hook));
+    let dropped = values(model.hidden(&batch(&model), None, &hook));
     assert_eq!(*hook.ran.borrow(), [0, 2]);
     // x + a without the FFN is what the layer gives when its down projection is zero.
     let down = &mut model.layers[1].ffn.down_proj.weight;
     *down = down.zeros_like();
-    assert_eq!(dropped, values(model.hidden(&batch(&device), None, &Untouched)));
+    assert_eq!(dropped, values(model.hidden(&batch(&model), None, &Untouched)));
 }
 
 fn adapter(targets: &[&str]) -> AdapterParams {
@@ -131,10 +131,10 @@ fn adapter(targets: &[&str]) -> AdapterParams {
 fn a_fresh_adapter_changes_nothing_and_has_pefts_initialisation() {
     let device = Device::flex();
     let mut model = tiny::decoder(2, &device);
-    let plain = values(model.hidden(&batch(&device), None, &Untouched));
+    let plain = values(model.hidden(&batch(&model), None, &Untouched));
     let count = attach_new(&mut model, &adapter(&["q_proj", "down_proj"]), 1).unwrap();
     assert_eq!(count, 2 * 4 * ((16 + 16) + (24 + 16)));
-    assert_eq!(plain, values(model.hidden(&batch(&device), None, &Untouched)));
+    assert_eq!(plain, values(model.hidden(&batch(&model), None, &Untouched)));
     for param in model.adapter_params() {
         let (value, bound) = (values(param.value()), 1.0 / (param.shape()[1] as f32).sqrt());
         if param.name.ends_with("lora_B.weight") {
@@ -158,7 +158,7 @@ fn the_adapter_of_a_dropped_ffn_gets_no_gradient() {
         param.set_leaf(value);
     }
     let hook = Dropping { layers: vec![0], ran: RefCell::default() };
-    let tape = model.hidden(&batch(&device), None, &hook).sum().backward();
+    let tape = model.hidden(&batch(&model), None, &hook).sum().backward();
     let with_grad: Vec<(String, bool)> =
         model.adapter_params().iter().map(|p| (p.name.clone(), p.grad(&tape).is_some())).collect();
     for (name, has) in with_grad {
@@ -175,8 +175,7 @@ fn masked_channels_reach_neither_the_base_nor_the_adapter_of_the_down_projection
     let lora = down.lora.as_mut().unwrap();
     lora.b = Tensor::ones(lora.b.dims(), &device);
     let zeros = Tensor::zeros([2, 24], &device);
-    let site = Site { layer: 0, module: "down_proj" };
-    assert!(values(down.forward(zeros, site, &Untouched)).iter().all(|v| *v == 0.0));
+    assert!(values(down.forward(zeros, 0, &Untouched)).iter().all(|v| *v == 0.0));
 }
 
 /// The closed-form loss against Burn's autodiff over full logits.

@@ -194,6 +194,7 @@ fn read_config(file: &GgufFile) -> anyhow::Result<ModelConfig> {
         bos_token_id: token("bos")?,
         eos_token_ids,
         initializer_range: 0.02,
+        ..ModelConfig::default()
     };
     config.validate()?;
     Ok(config)

@@ -106,7 +106,13 @@ def gguf_file(model, path, kind):
     writer.add_head_count(c.num_attention_heads)
     writer.add_head_count_kv(c.num_key_value_heads)
     writer.add_layer_norm_rms_eps(c.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    rope = c.rope_parameters
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "llama3":
+        # As llama.cpp's converter does: divisors of the frequencies, one for each pair.
+        head = c.hidden_size // c.num_attention_heads
+        plain = 1.0 / (rope["rope_theta"] ** (np.arange(0, head, 2) / head))
+        writer.add_tensor("rope_freqs.weight", (plain / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32))
     writer.add_rope_dimension_count(c.hidden_size // c.num_attention_heads)
     writer.add_vocab_size(c.vocab_size)
     # A byte-level BPE of 61 characters and one merge, enough for the reader to rebuild a tokenizer.
@@ -164,6 +170,11 @@ def tiny(out):
         folder = f"{out}/gguf-{kind.lower()}"
         os.makedirs(folder, exist_ok=True)
         expected(gguf_file(models["llama"], f"{folder}/model.gguf", kind), f"{folder}/expected.json")
+    scaled = randomize(LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True, rope_parameters=dict(
+        rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=8192))), 5)
+    os.makedirs(f"{out}/gguf-llama3", exist_ok=True)
+    expected(gguf_file(scaled, f"{out}/gguf-llama3/model.gguf", "F32"), f"{out}/gguf-llama3/expected.json")
     torch.manual_seed(4)
     config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.05, task_type="CAUSAL_LM", init_lora_weights=False,
                         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])

@@ -8,8 +8,8 @@ use super::{
     weights::{WeightSource, expected_tensors},
 };
 
-/// Weights drawn from a Gaussian with the configuration's `initializer_range`; norms are one and
-/// biases zero.
+/// Weights drawn from a Gaussian with the configuration's `initializer_range`; norms multiply by one
+/// and biases are zero.
 pub struct RandomWeights {
     config: ModelConfig,
     seed: u64,
@@ -38,7 +38,7 @@ impl WeightSource for RandomWeights {
         let shape = self.shape(name).with_context(|| format!("the model has no tensor `{name}`"))?;
         let count = shape.iter().product();
         if name.ends_with("norm.weight") {
-            return Ok(vec![1.0; count]);
+            return Ok(vec![if self.config.norm_plus_one { 0.0 } else { 1.0 }; count]);
         }
         if name.ends_with(".bias") {
             return Ok(vec![0.0; count]);

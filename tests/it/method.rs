@@ -182,21 +182,31 @@ fn masked_channels_reach_neither_the_base_nor_the_adapter_of_the_down_projection
 #[test]
 fn loss_and_gradients_equal_autodiff() {
     let device = Device::flex().autodiff();
-    let model = tiny::decoder(1, &device);
+    for cap in [None, Some(2.0)] {
+        loss_equals_autodiff(&device, cap);
+    }
+}
+
+/// `cap` is Gemma's soft cap of the logits.
+fn loss_equals_autodiff(device: &Device, cap: Option<f64>) {
+    let mut model = tiny::decoder(1, device);
+    model.config.final_logit_softcapping = cap;
     let mut random = rng::stream(1, "hidden", &[]);
     let n = 600; // more than one chunk
     let hidden: Vec<f32> = (0..n * 16).map(|_| random.normal() as f32).collect();
     let targets: Vec<i32> = (0..n).map(|i| if i % 7 == 0 { -100 } else { random.below(40) as i32 }).collect();
-    let leaf = Tensor::<1>::from_floats(hidden.as_slice(), &device).reshape([n, 16]).detach().require_grad();
+    let leaf = Tensor::<1>::from_floats(hidden.as_slice(), device).reshape([n, 16]).detach().require_grad();
     let got = cross_entropy(&model, &leaf.clone().inner(), &targets, 10.0, true);
 
     let head = Tensor::<2>::from_inner(model.head().clone().inner()).require_grad();
-    let log_p = burn::tensor::activation::log_softmax(leaf.clone().matmul(head.clone().transpose()), 1);
+    let logits = leaf.clone().matmul(head.clone().transpose());
+    let logits = cap.map_or(logits.clone(), |cap| logits.div_scalar(cap).tanh().mul_scalar(cap));
+    let log_p = burn::tensor::activation::log_softmax(logits, 1);
     let mut weights = vec![0.0f32; n * 40];
     for (row, target) in targets.iter().enumerate().filter(|(_, target)| **target != -100) {
         weights[row * 40 + *target as usize] = -1.0;
     }
-    let picked = (log_p * Tensor::<1>::from_floats(weights.as_slice(), &device).reshape([n, 40])).sum();
+    let picked = (log_p * Tensor::<1>::from_floats(weights.as_slice(), device).reshape([n, 40])).sum();
     let sum: f32 = picked.clone().into_scalar();
     let tape = picked.div_scalar(10.0).backward();
     assert!((f64::from(sum) - got.sum).abs() < 1e-2, "{sum} != {}", got.sum);

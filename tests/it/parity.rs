@@ -132,7 +132,7 @@ fn folders_match_transformers() {
 
 #[test]
 fn gguf_files_match_transformers_in_both_orders() {
-    for kind in ["f32", "f16", "q8_0", "q4_0", "q4_1"] {
+    for kind in ["f32", "f16", "q8_0", "q4_0", "q4_1", "llama3"] {
         let name = format!("gguf-{kind}");
         let open = || SourceModel::open_native(&fixture(&name).join("model.gguf")).unwrap();
         for source in [open(), open().into_halves()] {

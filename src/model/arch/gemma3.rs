@@ -19,8 +19,9 @@ pub(super) const GEMMA3: Architecture = Architecture {
         config.final_logit_softcapping = fields.number("final_logit_softcapping")?;
         let pattern = ["sliding_window_pattern", "_sliding_window_pattern"];
         let pattern = pattern.iter().find_map(|name| fields.get(name)?.as_u64()).unwrap_or(6).max(1);
-        config.sliding_layers =
-            sliding_layers(fields, config.num_hidden_layers, |layer| (layer as u64 + 1) % pattern != 0)?;
+        config.sliding_layers = sliding_layers(fields, config.num_hidden_layers, |layer| {
+            !(layer as u64 + 1).is_multiple_of(pattern)
+        })?;
         // transformers 5 nests one table for each kind of layer; 4 has them side by side.
         let table = |kind: &str| fields.get("rope_parameters")?.get(kind)?.as_object();
         let (global, local) = (table("full_attention"), table("sliding_attention"));

@@ -8,6 +8,7 @@ use super::file::GgufFile;
 use crate::{
     error::hinted,
     model::{
+        RopeScaling,
         config::{ModelConfig, RopePairs},
         weights::WeightSource,
     },
@@ -31,7 +32,6 @@ impl GgufWeights {
         let mut names = BTreeMap::new();
         for name in file.tensor_names() {
             if name == ROPE_FREQUENCIES {
-                refuse_rescaled_frequencies(&file)?;
                 continue;
             }
             let hf_name = hf_name(name)
@@ -93,14 +93,32 @@ fn hf_name(name: &str) -> Option<String> {
     (kind == "weight" || (kind == "bias" && !norm)).then(|| format!("model.layers.{layer}.{module}.{kind}"))
 }
 
-/// Llama 3.1 and later divide some rotation frequencies; the factors are a tensor here.
-fn refuse_rescaled_frequencies(file: &GgufFile) -> anyhow::Result<()> {
-    if file.load_tensor(ROPE_FREQUENCIES)?.iter().all(|&factor| factor == 1.0) {
-        return Ok(());
+/// Llama 3.1 and later divide some rotation frequencies. The file holds the divisors but not the
+/// rule behind them, which a `config.json` needs: the published rules are tried.
+fn rope_scaling(file: &GgufFile, head_dim: usize, theta: f64) -> anyhow::Result<RopeScaling> {
+    if file.tensor_shape(ROPE_FREQUENCIES).is_none() {
+        return Ok(RopeScaling::None);
+    }
+    let found = file.load_tensor(ROPE_FREQUENCIES)?;
+    let published = [8.0, 32.0].map(|factor| RopeScaling::Llama3 {
+        factor,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    });
+    let frequencies = |scaling: RopeScaling| scaling.frequencies(head_dim, theta, 0, 1);
+    let plain = frequencies(RopeScaling::None);
+    for scaling in [RopeScaling::None].into_iter().chain(published) {
+        let divisors = plain.iter().zip(frequencies(scaling)).map(|(plain, scaled)| plain / scaled);
+        if found.len() == plain.len()
+            && divisors.zip(&found).all(|(ours, theirs)| (ours - theirs).abs() <= 1e-3 * ours)
+        {
+            return Ok(scaling);
+        }
     }
     Err(hinted(
-        format!("the file rescales rotary positions (`{ROPE_FREQUENCIES}`), which is not supported"),
-        "only the default rotary positions are computed, without scaling",
+        format!("the file rescales rotary positions (`{ROPE_FREQUENCIES}`) by an unknown rule"),
+        "Llama 3.1's and 3.2's rules are known; use the model's Hugging Face folder",
     ))
 }
 
@@ -172,6 +190,7 @@ fn read_config(file: &GgufFile) -> anyhow::Result<ModelConfig> {
     for name in ["eos", "eot"] {
         eos_token_ids.extend(token(name)?.filter(|id| !eos_token_ids.contains(id)));
     }
+    let rope_theta = metadata.number(&key("rope.freq_base"))?.unwrap_or(10_000.0);
     let config = ModelConfig {
         model_type: architecture.to_owned(),
         vocab_size: vocab_size.context("the file has no tensor `token_embd.weight`")?,
@@ -185,7 +204,8 @@ fn read_config(file: &GgufFile) -> anyhow::Result<ModelConfig> {
         rms_norm_eps: metadata.number(&key("attention.layer_norm_rms_epsilon"))?.with_context(|| {
             format!("the file has no metadata `{}`", key("attention.layer_norm_rms_epsilon"))
         })?,
-        rope_theta: metadata.number(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+        rope_theta,
+        rope_scaling: rope_scaling(file, head_dim, rope_theta)?,
         attention_bias,
         attention_output_bias,
         mlp_bias,

@@ -3,6 +3,7 @@
 
     make-fixtures.py tiny tests/fixtures/models      all of them
     make-fixtures.py architectures tests/fixtures/models       one of every architecture
+    make-fixtures.py adapters tests/fixtures/models tests/fixtures/models   an adapter of every kind
     make-fixtures.py blocks tests/fixtures/gguf-blocks.json    what gguf reads out of quantised blocks
     make-fixtures.py real MODEL_DIR OUT.json         expectations of a real model, for the ignored test
 
@@ -191,6 +192,41 @@ def tiny(out):
     expected(peft, f"{out}/llama-lora/expected.json")
 
 
+def adapters(models, out):
+    """An adapter of every kind on a saved model: `models` is the folder of `tiny`."""
+    import shutil
+
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    kinds = {
+        "rslora": ("llama", dict(use_rslora=True, target_modules=["q_proj", "down_proj"])),
+        "dora": ("qwen2", dict(use_dora=True, target_modules=["q_proj", "k_proj", "o_proj", "up_proj"])),
+        "bias-all": ("qwen2", dict(bias="all", target_modules=["q_proj", "up_proj"])),
+        "bias-lora-only": ("qwen2", dict(bias="lora_only", target_modules=["q_proj", "up_proj"])),
+        "regex": ("llama", dict(target_modules=r".*\.1\..*(q|v)_proj")),
+        "all-linear": ("llama", dict(target_modules="all-linear", exclude_modules=["o_proj"])),
+        "layers": ("llama", dict(target_modules=["v_proj", "gate_proj"], layers_to_transform=[1])),
+        "patterns": ("llama", dict(
+            target_modules=["q_proj", "k_proj", "up_proj"], rank_pattern={"q_proj": 2, "layers.1.mlp.up_proj": 3},
+            alpha_pattern={"self_attn.k_proj": 16})),
+    }
+    for seed, (name, (base, settings)) in enumerate(kinds.items()):
+        torch.manual_seed(40 + seed)
+        model = AutoModelForCausalLM.from_pretrained(f"{models}/{base}", dtype=torch.float32)
+        peft = get_peft_model(model, LoraConfig(
+            r=4, lora_alpha=8, lora_dropout=0.05, task_type="CAUSAL_LM", init_lora_weights=False, **settings))
+        with torch.no_grad():
+            for key, p in peft.named_parameters():
+                if p.requires_grad and (key.endswith(".bias") or "magnitude" in key):
+                    p.add_(0.3 * torch.randn(p.shape))
+        folder = f"{out}/{base}-{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        peft.save_pretrained(folder)
+        os.remove(f"{folder}/README.md")
+        expected(peft, f"{folder}/expected.json")
+
+
 def internlm2(model, folder):
     """The same network under InternLM2's names: q, k and v packed group by group (each key head with
     its query heads before it), w1 the gate, w3 the up and w2 the down projection."""
@@ -305,4 +341,4 @@ def real(model_dir, path):
 
 
 if __name__ == "__main__":
-    {"tiny": tiny, "architectures": architectures, "blocks": blocks, "real": real}[sys.argv[1]](*sys.argv[2:])
+    {"tiny": tiny, "architectures": architectures, "adapters": adapters, "blocks": blocks, "real": real}[sys.argv[1]](*sys.argv[2:])

@@ -7,7 +7,8 @@ use anyhow::{Context as _, ensure};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{
-    Attention, FeedForward, ForwardHook, KvCache, Linear, ModelConfig, ParamMut, RopeScaling, WeightSource,
+    Attention, Bottleneck, FeedForward, ForwardHook, KvCache, Linear, ModelConfig, ParamMut, RopeScaling,
+    WeightSource,
     arch::{GateUp, Names, Qkv},
     attention::QkvProjections,
     ffn::GateUpProjections,
@@ -108,6 +109,10 @@ pub struct Layer {
     /// Feed-forward branch.
     pub ffn: FeedForward,
     ffn_out_norm: Option<RmsNorm>,
+    /// On the output of attention.
+    pub attention_adapter: Option<Bottleneck>,
+    /// On the FFN.
+    pub ffn_adapter: Option<Bottleneck>,
     /// Looks only a window back.
     slides: bool,
 }
@@ -223,9 +228,13 @@ impl Decoder {
             let normed = layer.attention_norm.forward(x.clone());
             let cache = cache.as_deref_mut();
             let branch = layer.attention.forward(normed, [rows, seq], rotation, mask, cache, hook);
+            let branch = adapted(layer.attention_adapter.as_ref(), None, branch, index, hook);
             x = x + after(layer.attention_out_norm.as_ref(), branch);
+            // A dropped branch takes its adapters along: they get no update from this pass.
             if !hook.drops_ffn(index) {
-                let branch = layer.ffn.forward(layer.ffn_norm.forward(x.clone()), hook);
+                let normed = layer.ffn_norm.forward(x.clone());
+                let branch = layer.ffn.forward(normed.clone(), hook);
+                let branch = adapted(layer.ffn_adapter.as_ref(), Some(normed), branch, index, hook);
                 x = x + after(layer.ffn_out_norm.as_ref(), branch);
             }
         }
@@ -275,13 +284,29 @@ impl Decoder {
     pub fn adapter_params(&mut self) -> Vec<ParamMut<'_>> {
         let mut out = Vec::new();
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            for linear in layer.linears() {
-                let prefix = format!("base_model.model.model.layers.{index}.{}", linear.name);
+            let prefix = format!("base_model.model.model.layers.{index}.");
+            for linear in layer.attention.linears().into_iter().chain(layer.ffn.linears()) {
                 linear.adapter_params(&prefix, &mut out);
+            }
+            for adapter in [&mut layer.attention_adapter, &mut layer.ffn_adapter].into_iter().flatten() {
+                adapter.params(&prefix, &mut out);
             }
         }
         out
     }
+}
+
+/// A branch's output with its bottleneck adapter, if it has one. `input` is what a parallel one takes.
+fn adapted(
+    adapter: Option<&Bottleneck>,
+    input: Option<Tensor<2>>,
+    branch: Tensor<2>,
+    layer: usize,
+    hook: &dyn ForwardHook,
+) -> Tensor<2> {
+    let Some(adapter) = adapter else { return branch };
+    let into = input.filter(|_| adapter.parallel).unwrap_or_else(|| branch.clone());
+    branch + adapter.forward(into, layer, hook)
 }
 
 /// A branch's output through its norm, if it has one.
@@ -348,6 +373,8 @@ impl Loader<'_> {
                 layer: index,
             },
             ffn_out_norm: names.ffn_out_norm.map(norm).transpose()?,
+            attention_adapter: None,
+            ffn_adapter: None,
             slides: config.window(index).is_some(),
         })
     }
@@ -380,6 +407,6 @@ impl Loader<'_> {
     ) -> anyhow::Result<Linear> {
         let weight = self.matrix(&format!("{prefix}{name}.weight"), shape)?;
         let bias = bias.then(|| self.vector(&format!("{prefix}{name}.bias"), shape[0])).transpose()?;
-        Ok(Linear { name, weight, bias, lora: None })
+        Ok(Linear { name, weight, bias, lora: None, trains_bias: false })
     }
 }

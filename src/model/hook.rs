@@ -27,6 +27,11 @@ pub trait ForwardHook {
         product
     }
 
+    /// Whether [`Self::adapter_input`] changes anything.
+    fn drops_adapter_input(&self) -> bool {
+        false
+    }
+
     /// The input of an adapter's first matrix (LoRA dropout).
     ///
     /// # Shapes

@@ -15,9 +15,11 @@ pub struct Linear {
     pub bias: Option<Tensor<1>>,
     /// The adapter.
     pub lora: Option<LowRank>,
+    /// Whether the adapter trains the bias too.
+    pub trains_bias: bool,
 }
 
-/// A LoRA pair (arXiv 2106.09685, equation 3).
+/// A LoRA pair (arXiv 2106.09685, equation 3), with magnitudes for DoRA (arXiv 2402.09353).
 #[derive(Debug, Clone)]
 pub struct LowRank {
     /// `[r, in_features]`.
@@ -26,6 +28,45 @@ pub struct LowRank {
     pub b: Tensor<2>,
     /// `lora_alpha / r`.
     pub scale: f64,
+    /// `[out_features]`; DoRA only.
+    pub magnitude: Option<Tensor<1>>,
+    /// [`LowRank::norm`], where nothing changes any more.
+    pub fixed_norm: Option<Tensor<1>>,
+}
+
+impl LowRank {
+    /// Length of each row of the adapted weight. PEFT treats it as a constant of the gradient
+    /// (section 4.3 of the DoRA paper).
+    ///
+    /// # Shapes
+    /// `weight` is `[out_features, in_features]`; the result `[out_features]`.
+    pub fn norm(&self, weight: &Tensor<2>) -> Tensor<1> {
+        let delta = self.b.clone().matmul(self.a.clone()).mul_scalar(self.scale);
+        (weight.clone() + delta).square().sum_dim(1).sqrt().squeeze_dim::<1>(1).detach()
+    }
+
+    /// What the adapter adds to the layer's output. `plain` is that output without its bias; only
+    /// DoRA needs it.
+    fn update(
+        &self,
+        linear: &Linear,
+        plain: Option<Tensor<2>>,
+        input: Tensor<2>,
+        dropped: Option<Tensor<2>>,
+    ) -> Tensor<2> {
+        let into = dropped.clone().unwrap_or(input);
+        let low = into.matmul(self.a.clone().transpose()).matmul(self.b.clone().transpose());
+        let update = low.mul_scalar(self.scale);
+        let (Some(magnitude), Some(plain)) = (&self.magnitude, plain) else { return update };
+        let norm = self.fixed_norm.clone().unwrap_or_else(|| self.norm(&linear.weight));
+        let ratio: Tensor<2> = (magnitude.clone() / norm).unsqueeze();
+        // As in PEFT, dropout also reaches the base's share of the update.
+        let plain = match dropped {
+            Some(dropped) => dropped.matmul(linear.weight.clone().transpose()),
+            None => plain,
+        };
+        plain * (ratio.clone() - 1.0) + update * ratio
+    }
 }
 
 impl Linear {
@@ -43,18 +84,26 @@ impl Linear {
     /// # Shapes
     /// `[tokens, in_features]` to `[tokens, out_features]`.
     pub fn forward(&self, input: Tensor<2>, layer: usize, hook: &dyn ForwardHook) -> Tensor<2> {
-        let site = Site { layer, module: self.module() };
         let mut output = input.clone().matmul(self.weight.clone().transpose());
+        let with_dora = self.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some());
+        let plain = with_dora.then(|| output.clone());
         if let Some(bias) = &self.bias {
             output = output + bias.clone().unsqueeze();
         }
         match &self.lora {
             None => output,
             Some(lora) => {
-                let low = hook.adapter_input(site, input).matmul(lora.a.clone().transpose());
-                output + low.matmul(lora.b.clone().transpose()).mul_scalar(lora.scale)
+                let site = Site { layer, module: self.module() };
+                let dropped = hook.drops_adapter_input().then(|| hook.adapter_input(site, input.clone()));
+                output + lora.update(self, plain, input, dropped)
             }
         }
+    }
+
+    /// Name, inside a decoder layer, of the bias that the adapter trains.
+    pub fn trained_bias_name(&self) -> Option<String> {
+        let wrapped = if self.lora.is_some() { ".base_layer" } else { "" };
+        (self.trains_bias && self.bias.is_some()).then(|| format!("{}{wrapped}.bias", self.name))
     }
 
     pub(super) fn params<'a>(&'a mut self, prefix: &str, out: &mut Vec<ParamMut<'a>>) {
@@ -66,9 +115,17 @@ impl Linear {
     }
 
     pub(super) fn adapter_params<'a>(&'a mut self, prefix: &str, out: &mut Vec<ParamMut<'a>>) {
+        let bias_name = self.trained_bias_name();
+        if let (Some(name), Some(bias)) = (bias_name, &mut self.bias) {
+            out.push(ParamMut::vector(format!("{prefix}{name}"), bias));
+        }
         if let Some(lora) = &mut self.lora {
+            let prefix = format!("{prefix}{}", self.name);
             out.push(ParamMut::matrix(format!("{prefix}.lora_A.weight"), &mut lora.a));
             out.push(ParamMut::matrix(format!("{prefix}.lora_B.weight"), &mut lora.b));
+            if let Some(magnitude) = &mut lora.magnitude {
+                out.push(ParamMut::vector(format!("{prefix}.lora_magnitude_vector"), magnitude));
+            }
         }
     }
 }

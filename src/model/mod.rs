@@ -3,6 +3,7 @@
 
 mod arch;
 mod attention;
+mod bottleneck;
 mod config;
 mod decoder;
 pub mod device;
@@ -32,6 +33,7 @@ mod weights;
 
 pub use arch::{GateUp, Names, Qkv, known_model_types};
 pub use attention::Attention;
+pub use bottleneck::Bottleneck;
 pub use config::{Activation, ModelConfig, RopePairs};
 pub use decoder::{Decoder, Layer, TokenBatch};
 pub use ffn::FeedForward;

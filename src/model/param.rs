@@ -55,6 +55,14 @@ impl<'a> ParamMut<'a> {
         }
     }
 
+    /// Replaces the value.
+    pub fn set(&mut self, value: Tensor<2>) {
+        match &mut self.tensor {
+            AnyMut::Vector(tensor) => **tensor = value.squeeze_dim::<1>(0),
+            AnyMut::Matrix(tensor) => **tensor = value,
+        }
+    }
+
     /// Replaces the value and, where gradients are wanted, makes it a leaf of the next graph.
     pub fn set_leaf(&mut self, value: Tensor<2>) {
         match &mut self.tensor {

@@ -4,6 +4,7 @@
 //! field list and the steps' input, so the three cannot drift apart. This module
 //! knows nothing of recipes, caches or tensors.
 
+mod adapter;
 mod base;
 mod command;
 mod common;
@@ -16,6 +17,7 @@ mod swap;
 mod tokenize;
 mod train;
 
+pub use adapter::{AdapterParams, AdapterType, Bias, NonLinearity, Placement, TargetModules};
 pub use base::{BaseParams, RandomInit, TokenizerTraining};
 pub use command::CommandParams;
 pub use common::{ArtifactRef, DeviceName, Dtype, Problem, REF_KEY, SourceFile, StepParams};
@@ -27,6 +29,5 @@ pub use slice::Split;
 pub use swap::SwapParams;
 pub use tokenize::{PromptTemplate, TokenizeParams};
 pub use train::{
-    AdapterParams, AdapterType, LrSchedule, MaskKind, OptimizerParams, PretrainParams, SaveDtype,
-    TrainParams, TransPeftParams,
+    LrSchedule, MaskKind, OptimizerParams, PretrainParams, SaveDtype, TrainParams, TransPeftParams,
 };

@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{ArtifactRef, DeviceName, Dtype, Problem, StepParams};
+use super::{
+    AdapterParams,
+    common::{ArtifactRef, DeviceName, Dtype, Problem, StepParams},
+};
 
 /// Parameters of a `train` step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,44 +75,6 @@ pub enum SaveDtype {
 
 fn default_seed() -> u64 {
     42
-}
-
-/// Which adapter is trained. Names are PEFT's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct AdapterParams {
-    /// The method.
-    #[serde(rename = "type")]
-    pub kind: AdapterType,
-    /// Rank.
-    pub r: usize,
-    /// Numerator of the scale `lora_alpha / r`.
-    pub lora_alpha: f64,
-    /// Dropout on the adapter's input.
-    pub lora_dropout: f64,
-    /// Names of the linear layers that get an adapter.
-    pub target_modules: Vec<String>,
-}
-
-/// The adapter methods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AdapterType {
-    /// Low-rank adaptation (arXiv 2106.09685).
-    #[default]
-    Lora,
-}
-
-impl Default for AdapterParams {
-    fn default() -> Self {
-        Self {
-            kind: AdapterType::Lora,
-            r: 32,
-            lora_alpha: 64.0,
-            lora_dropout: 0.05,
-            target_modules: ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"].map(String::from).to_vec(),
-        }
-    }
 }
 
 /// Trans-PEFT's two probabilities (arXiv 2506.06844).
@@ -214,8 +179,6 @@ pub enum LrSchedule {
 
 /// More steps, or rows in one, than any run has; larger numbers are slips of the pen.
 const MAX_COUNT: usize = 1 << 32;
-/// Above the width of any layer a rank means nothing.
-const MAX_RANK: usize = 1 << 16;
 
 impl OptimizerParams {
     fn check(&self) -> Vec<Problem> {
@@ -264,34 +227,20 @@ impl OptimizerParams {
 }
 
 /// A problem unless `value` lies in [0, 1).
-fn below_one(field: &str, value: f64) -> Option<Problem> {
+pub(super) fn below_one(field: &str, value: f64) -> Option<Problem> {
     (!(0.0..1.0).contains(&value)).then(|| Problem::new(field, format!("must lie in [0, 1), found {value}")))
 }
 
 impl StepParams for TrainParams {
     const KIND: &'static str = "train";
     const VERSION: u32 = 2;
-    const ABOUT: &'static str = "Train a LoRA adapter on a frozen base, with Trans-PEFT's pc and pi.";
+    const ABOUT: &'static str = "Train an adapter on a frozen base, with Trans-PEFT's pc and pi.";
 
     fn check(&self) -> Vec<Problem> {
         let mut problems = self.optimizer.check();
         problems.extend(below_one("trans_peft.pc", self.trans_peft.pc));
         problems.extend(below_one("trans_peft.pi", self.trans_peft.pi));
-        problems.extend(below_one("adapter.lora_dropout", self.adapter.lora_dropout));
-        if !(1..=MAX_RANK).contains(&self.adapter.r) {
-            let found = self.adapter.r;
-            problems
-                .push(Problem::new("adapter.r", format!("must lie between 1 and {MAX_RANK}, found {found}")));
-        }
-        if !self.adapter.lora_alpha.is_finite() || self.adapter.lora_alpha <= 0.0 {
-            problems.push(Problem::new("adapter.lora_alpha", "must be a number above 0"));
-        }
-        if self.adapter.target_modules.is_empty() {
-            problems.push(
-                Problem::new("adapter.target_modules", "names no layer")
-                    .hint("for example [q_proj, k_proj, v_proj, o_proj]"),
-            );
-        }
+        problems.extend(self.adapter.check());
         problems
     }
 }

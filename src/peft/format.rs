@@ -1,79 +1,36 @@
-//! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
+//! An adapter's folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them.
+//! PEFT has no bottleneck adapters; their layout is that of docs/adapters.md.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, bail, ensure};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attach;
+use super::{AdapterConfig, bottleneck, bottleneck::BottleneckConfig, lora};
 use crate::{
     error::hinted,
     model::{Decoder, SafetensorsWeights, TensorWeights, WeightDtype, WeightSource as _, write_safetensors},
-    params::AdapterParams,
+    params::{AdapterParams, AdapterType},
 };
 
-/// The fields of `adapter_config.json` that this version understands. Others are tolerated when
-/// they change nothing and refused by name when they would.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AdapterConfig {
-    /// Always `LORA`.
-    pub peft_type: String,
-    /// Always `CAUSAL_LM`.
-    #[serde(default)]
-    pub task_type: Option<String>,
-    /// Rank.
-    pub r: usize,
-    /// Numerator of the scale.
-    pub lora_alpha: f64,
-    /// Dropout used in training.
-    #[serde(default)]
-    pub lora_dropout: f64,
-    /// Module names.
-    pub target_modules: Vec<String>,
-    /// Only `none` is supported.
-    #[serde(default = "none")]
-    pub bias: String,
-    /// Name of the base, for PEFT's own loading.
-    #[serde(default)]
-    pub base_model_name_or_path: Option<String>,
-    /// True in files for inference.
-    #[serde(default)]
-    pub inference_mode: bool,
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+
+/// What an adapter's config says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Adapter {
+    /// PEFT's LoRA, rsLoRA or DoRA.
+    Lora(AdapterConfig),
+    /// Bottleneck adapters.
+    Bottleneck(BottleneckConfig),
 }
 
-fn none() -> String {
-    "none".to_owned()
-}
-
-/// Settings that change the result and that we cannot honour yet, with their harmless values.
-const UNSUPPORTED: [&str; 9] = [
-    "use_dora",
-    "use_rslora",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "layers_pattern",
-    "fan_in_fan_out",
-    "exclude_modules",
-];
-
-impl AdapterConfig {
-    /// The config of a freshly trained adapter.
+impl Adapter {
+    /// The adapter that a recipe asks for.
     pub fn new(params: &AdapterParams) -> Self {
-        let mut target_modules = params.target_modules.clone();
-        target_modules.sort();
-        Self {
-            peft_type: "LORA".to_owned(),
-            task_type: Some("CAUSAL_LM".to_owned()),
-            r: params.r,
-            lora_alpha: params.lora_alpha,
-            lora_dropout: params.lora_dropout,
-            target_modules,
-            bias: none(),
-            base_model_name_or_path: None,
-            inference_mode: true,
+        match params.kind {
+            AdapterType::Lora => Self::Lora(AdapterConfig::new(params)),
+            AdapterType::Bottleneck => Self::Bottleneck(BottleneckConfig::new(params)),
         }
     }
 
@@ -82,68 +39,79 @@ impl AdapterConfig {
     /// # Errors
     /// When it is missing, malformed, or asks for something that would be ignored.
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
-        let path = folder.join("adapter_config.json");
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        let raw: Value =
-            serde_json::from_str(&text).with_context(|| format!("`{}` is not JSON", path.display()))?;
-        for name in UNSUPPORTED {
-            let harmless = match raw.get(name) {
-                None | Some(Value::Null | Value::Bool(false)) => true,
-                Some(Value::Array(list)) => list.is_empty(),
-                Some(Value::Object(map)) => map.is_empty(),
-                Some(_) => false,
-            };
-            if !harmless {
-                return Err(hinted(
-                    format!("`{}` uses `{name}`, which is not supported", path.display()),
-                    "merge that adapter with PEFT, or train one without it",
-                ));
-            }
+        let path = folder.join(CONFIG);
+        let shown = path.display().to_string();
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{shown}`"))?;
+        let raw: Value = serde_json::from_str(&text).with_context(|| format!("`{shown}` is not JSON"))?;
+        match raw.get("peft_type").and_then(Value::as_str) {
+            Some("LORA") => AdapterConfig::parse(raw, &shown).map(Self::Lora),
+            Some("BOTTLENECK") => BottleneckConfig::parse(raw, &shown).map(Self::Bottleneck),
+            Some(other) => Err(hinted(
+                format!("`{shown}` holds an adapter of type `{other}`, which is not supported"),
+                "known ones: LORA, BOTTLENECK",
+            )),
+            None => bail!("`{shown}` has no `peft_type`"),
         }
-        let config: Self = serde_json::from_value(raw)
-            .with_context(|| format!("`{}` is not a LoRA config", path.display()))?;
-        ensure!(config.peft_type == "LORA", "adapter type `{}` is not supported", config.peft_type);
-        if config.bias != "none" {
-            bail!("`{}` trains biases (`bias: {}`), which is not supported", path.display(), config.bias);
+    }
+
+    /// Attaches it with fresh weights that leave the network as it is; gives the number of
+    /// trainable parameters.
+    ///
+    /// # Errors
+    /// When a target module does not exist.
+    pub fn attach_new(&self, model: &mut Decoder, seed: u64) -> anyhow::Result<usize> {
+        match self {
+            Self::Lora(config) => lora::attach_new(model, config, seed)?,
+            Self::Bottleneck(config) => bottleneck::attach_new(model, config, seed),
         }
-        ensure!(config.r > 0 && config.lora_alpha.is_finite(), "`{}` has an unusable scale", path.display());
-        Ok(config)
+        Ok(model.adapter_params().iter().map(|param| param.shape().iter().product::<usize>()).sum())
     }
-}
 
-/// Writes the attached adapter as f32.
-///
-/// # Errors
-/// When the folder cannot be written.
-pub fn save_adapter(model: &mut Decoder, config: &AdapterConfig, folder: &Path) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(config)?;
-    fs::write(folder.join("adapter_config.json"), text + "\n")
-        .context("cannot write `adapter_config.json`")?;
-    let weights = TensorWeights::new(model.adapter_params());
-    let path = folder.join("adapter_model.safetensors");
-    write_safetensors(&path, &weights.shapes(), WeightDtype::F32, |name| weights.load(name))
-}
-
-/// Attaches the adapter of a PEFT folder.
-///
-/// # Errors
-/// When a file is missing or malformed, or the adapter does not fit the model.
-pub fn load_adapter(model: &mut Decoder, folder: &Path) -> anyhow::Result<AdapterConfig> {
-    let config = AdapterConfig::read(folder)?;
-    let path = folder.join("adapter_model.safetensors");
-    let file = SafetensorsWeights::open_file(&path)?;
-    let scale = config.lora_alpha / config.r as f64;
-    attach(model, &config.target_modules, config.r, scale, &|name, shape| {
-        let found = file
-            .shape(name)
-            .with_context(|| format!("adapter `{}` has no weight `{name}`", path.display()))?;
-        ensure!(found == shape, "adapter weight `{name}` has shape {found:?}, but the base needs {shape:?}");
-        file.load(name)
-    })?;
-    let attached: std::collections::BTreeSet<String> =
-        model.adapter_params().into_iter().map(|param| param.name).collect();
-    if let Some(extra) = file.names().into_iter().find(|name| !attached.contains(name)) {
-        bail!("adapter `{}` has the weight `{extra}`, which no module of this base takes", path.display());
+    /// Writes the attached adapter as f32.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn save(&self, model: &mut Decoder, folder: &Path) -> anyhow::Result<()> {
+        let text = match self {
+            Self::Lora(config) => serde_json::to_string_pretty(&lora::as_peft_loads_it(config, model))?,
+            Self::Bottleneck(config) => serde_json::to_string_pretty(config)?,
+        };
+        fs::write(folder.join(CONFIG), text + "\n").with_context(|| format!("cannot write `{CONFIG}`"))?;
+        let weights = TensorWeights::new(model.adapter_params());
+        write_safetensors(&folder.join(WEIGHTS), &weights.shapes(), WeightDtype::F32, |name| {
+            weights.load(name)
+        })
     }
-    Ok(config)
+
+    /// Attaches the adapter of a folder.
+    ///
+    /// # Errors
+    /// When a file is missing or malformed, or the adapter does not fit the model.
+    pub fn load(model: &mut Decoder, folder: &Path) -> anyhow::Result<Self> {
+        let adapter = Self::read(folder)?;
+        let path = folder.join(WEIGHTS);
+        let file = SafetensorsWeights::open_file(&path)?;
+        let read = |name: &str, shape: &[usize]| -> anyhow::Result<Vec<f32>> {
+            let found = file
+                .shape(name)
+                .with_context(|| format!("adapter `{}` has no weight `{name}`", path.display()))?;
+            ensure!(
+                found == shape,
+                "adapter weight `{name}` has shape {found:?}, but the base needs {shape:?}"
+            );
+            file.load(name)
+        };
+        match &adapter {
+            Self::Lora(config) => lora::attach_saved(model, config, &read)?,
+            Self::Bottleneck(config) => bottleneck::attach_saved(model, config, &read)?,
+        }
+        let attached: BTreeSet<String> = model.adapter_params().into_iter().map(|param| param.name).collect();
+        if let Some(extra) = file.names().into_iter().find(|name| !attached.contains(name)) {
+            bail!(
+                "adapter `{}` has the weight `{extra}`, which no module of this base takes",
+                path.display()
+            );
+        }
+        Ok(adapter)
+    }
 }

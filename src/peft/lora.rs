@@ -1,94 +1,172 @@
 //! Attaching LoRA pairs to a decoder.
 
-use anyhow::{bail, ensure};
+use anyhow::Context as _;
 use burn::tensor::{Tensor, TensorData};
 
+use super::{
+    AdapterConfig,
+    targets::{Targets, path},
+};
 use crate::{
     error::hinted,
-    model::{Decoder, LowRank},
-    params::AdapterParams,
+    model::{Decoder, Linear, LowRank},
+    params::{Bias, TargetModules},
     rng,
 };
 
-/// Module names that can carry an adapter.
-const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-
 /// Gives the values of a weight by its PEFT name and shape.
-pub type ReadWeight<'a> = dyn Fn(&str, [usize; 2]) -> anyhow::Result<Vec<f32>> + 'a;
+pub type ReadWeight<'a> = dyn Fn(&str, &[usize]) -> anyhow::Result<Vec<f32>> + 'a;
 
 /// Attaches fresh pairs to every target module: A uniform in ±1/√in_features (PEFT's
-/// Kaiming-uniform with a = √5), B zero, so that the first forward pass equals the base's. Gives
-/// back the number of trainable parameters.
+/// Kaiming-uniform with a = √5), B zero, so that the first forward pass equals the base's.
 ///
 /// # Errors
 /// When a target module does not exist.
-pub fn attach_new(model: &mut Decoder, adapter: &AdapterParams, seed: u64) -> anyhow::Result<usize> {
-    check_targets(&adapter.target_modules)?;
-    let device = model.device().clone();
-    let scale = adapter.lora_alpha / adapter.r as f64;
-    let mut count = 0;
-    for (index, layer) in model.layers.iter_mut().enumerate() {
-        for (place, linear) in layer.linears().enumerate() {
-            if !adapter.target_modules.iter().any(|target| target == linear.module()) {
-                continue;
-            }
-            let (d_in, d_out) = linear.features();
-            let mut random = rng::stream(seed, "lora_A", &[index as u64, place as u64]);
-            let bound = 1.0 / (d_in as f32).sqrt();
-            let values: Vec<f32> =
-                (0..adapter.r * d_in).map(|_| (2.0 * random.unit_f32() - 1.0) * bound).collect();
-            let a = Tensor::from_data(TensorData::new(values, [adapter.r, d_in]), &device);
-            let b = Tensor::zeros([d_out, adapter.r], &device);
-            linear.lora = Some(LowRank { a, b, scale });
-            count += adapter.r * (d_in + d_out);
-        }
-    }
-    Ok(count)
+pub(super) fn attach_new(model: &mut Decoder, config: &AdapterConfig, seed: u64) -> anyhow::Result<()> {
+    attach(model, config, &mut |module| {
+        let (d_in, d_out) = module.linear.features();
+        let mut random = rng::stream(seed, "lora_A", &[module.layer as u64, module.place as u64]);
+        let bound = 1.0 / (d_in as f32).sqrt();
+        let values: Vec<f32> =
+            (0..module.r * d_in).map(|_| (2.0 * random.unit_f32() - 1.0) * bound).collect();
+        let device = module.linear.weight.device();
+        Ok(LowRank {
+            a: Tensor::from_data(TensorData::new(values, [module.r, d_in]), &device),
+            b: Tensor::zeros([d_out, module.r], &device),
+            scale: module.scale,
+            // DoRA begins with the magnitudes that the weight has.
+            magnitude: config
+                .use_dora
+                .then(|| module.linear.weight.clone().square().sum_dim(1).sqrt().squeeze_dim(1)),
+            fixed_norm: None,
+        })
+    })
 }
 
 /// Attaches pairs given by `weights(name, shape)`, where names are PEFT's.
 ///
 /// # Errors
 /// When a target module does not exist or a weight is missing or of the wrong shape.
-pub fn attach(
+pub(super) fn attach_saved(
     model: &mut Decoder,
-    target_modules: &[String],
-    r: usize,
-    scale: f64,
+    config: &AdapterConfig,
     weights: &ReadWeight,
 ) -> anyhow::Result<()> {
-    check_targets(target_modules)?;
-    ensure!(r > 0, "the adapter's rank is 0");
-    let device = model.device().clone();
+    attach(model, config, &mut |module| {
+        let (d_in, d_out) = module.linear.features();
+        let device = module.linear.weight.device();
+        let prefix = format!("base_model.model.{}", path(module.layer, module.linear.name));
+        let matrix = |part: &str, shape: [usize; 2]| -> anyhow::Result<Tensor<2>> {
+            let values = weights(&format!("{prefix}.{part}.weight"), &shape)?;
+            Ok(Tensor::from_data(TensorData::new(values, shape), &device))
+        };
+        let magnitude = match config.use_dora {
+            true => {
+                let values = weights(&format!("{prefix}.lora_magnitude_vector"), &[d_out])?;
+                Some(Tensor::from_data(TensorData::new(values, [d_out]), &device))
+            }
+            false => None,
+        };
+        let mut lora = LowRank {
+            a: matrix("lora_A", [module.r, d_in])?,
+            b: matrix("lora_B", [d_out, module.r])?,
+            scale: module.scale,
+            magnitude,
+            fixed_norm: None,
+        };
+        // Nothing changes any more, so the norms need not be computed in every pass.
+        lora.fixed_norm = lora.magnitude.is_some().then(|| lora.norm(&module.linear.weight));
+        Ok(lora)
+    })?;
     for (index, layer) in model.layers.iter_mut().enumerate() {
         for linear in layer.linears() {
-            if !target_modules.iter().any(|target| target == linear.module()) {
-                continue;
+            let Some(name) = linear.trained_bias_name() else { continue };
+            let device = linear.weight.device();
+            if let Some(bias) = &mut linear.bias {
+                let shape = bias.dims();
+                let name = format!("base_model.model.{}", path(index, &name));
+                let values = weights(&name, &shape)
+                    .with_context(|| format!("the adapter says `bias: {}`", config.bias_name()))?;
+                *bias = Tensor::from_data(TensorData::new(values, shape), &device);
             }
-            let (d_in, d_out) = linear.features();
-            let prefix = format!("base_model.model.model.layers.{index}.{}", linear.name);
-            let read = |part: &str, shape: [usize; 2]| -> anyhow::Result<Tensor<2>> {
-                let values = weights(&format!("{prefix}.{part}.weight"), shape)?;
-                Ok(Tensor::from_data(TensorData::new(values, shape), &device))
-            };
-            linear.lora =
-                Some(LowRank { a: read("lora_A", [r, d_in])?, b: read("lora_B", [d_out, r])?, scale });
         }
     }
     Ok(())
 }
 
-fn check_targets(targets: &[String]) -> anyhow::Result<()> {
-    for target in targets {
-        if !MODULES.contains(&target.as_str()) {
-            return Err(hinted(
-                format!("target module `{target}` is not a linear layer of this model"),
-                format!("one of: {}", MODULES.join(", ")),
-            ));
+/// A linear layer that gets a pair.
+struct Module<'m> {
+    layer: usize,
+    /// Its number inside the layer.
+    place: usize,
+    linear: &'m Linear,
+    r: usize,
+    scale: f64,
+}
+
+fn attach(
+    model: &mut Decoder,
+    config: &AdapterConfig,
+    make: &mut dyn FnMut(&Module) -> anyhow::Result<LowRank>,
+) -> anyhow::Result<()> {
+    let targets = config.targets()?;
+    check_targets(model, &targets)?;
+    for (index, layer) in model.layers.iter_mut().enumerate() {
+        for (place, linear) in layer.linears().enumerate() {
+            let targeted = targets.matches(index, linear.name);
+            if targeted {
+                let (r, scale) = config.rank_and_scale(&path(index, linear.name))?;
+                linear.lora = Some(make(&Module { layer: index, place, linear, r, scale })?);
+            }
+            linear.trains_bias = match config.bias {
+                Bias::None => false,
+                Bias::All => true,
+                Bias::LoraOnly => targeted,
+            };
         }
     }
-    if targets.is_empty() {
-        bail!("the adapter targets no module");
+    Ok(())
+}
+
+fn check_targets(model: &mut Decoder, targets: &Targets) -> anyhow::Result<()> {
+    let mut paths = Vec::new();
+    let mut names = Vec::new();
+    let mut any = false;
+    for (index, layer) in model.layers.iter_mut().enumerate() {
+        for linear in layer.linears() {
+            any |= targets.matches(index, linear.name);
+            paths.push(path(index, linear.name));
+            if index == 0 {
+                names.push(linear.module());
+            }
+        }
+    }
+    let hint = format!("its linear layers: {}", names.join(", "));
+    if let [first, ..] = targets.unknown(&paths)[..] {
+        return Err(hinted(format!("target module `{first}` is not a linear layer of this model"), hint));
+    }
+    if !any {
+        return Err(hinted("the adapter targets no linear layer of this model", hint));
     }
     Ok(())
+}
+
+/// The config to write. PEFT refuses `layers_to_transform` beside a pattern, so the layers that the
+/// two chose are listed instead.
+pub(super) fn as_peft_loads_it(config: &AdapterConfig, model: &mut Decoder) -> AdapterConfig {
+    let pattern = matches!(config.target_modules, TargetModules::Pattern(_));
+    if !pattern || config.layers_to_transform.is_none() {
+        return config.clone();
+    }
+    let mut paths = Vec::new();
+    for (index, layer) in model.layers.iter_mut().enumerate() {
+        let adapted = layer.linears().filter(|linear| linear.lora.is_some());
+        paths.extend(adapted.map(|linear| path(index, linear.name)));
+    }
+    AdapterConfig {
+        target_modules: TargetModules::Names(paths),
+        exclude_modules: None,
+        layers_to_transform: None,
+        ..config.clone()
+    }
 }

@@ -1,9 +1,14 @@
 //! Adapters and Trans-PEFT's interventions. Knows models, not recipes or caches.
 
+mod bottleneck;
+mod config;
 mod format;
 mod lora;
+mod targets;
 mod trans_peft;
 
-pub use format::{AdapterConfig, load_adapter, save_adapter};
-pub use lora::{ReadWeight, attach, attach_new};
+pub use bottleneck::BottleneckConfig;
+pub use config::AdapterConfig;
+pub use format::Adapter;
+pub use lora::ReadWeight;
 pub use trans_peft::TransPeft;

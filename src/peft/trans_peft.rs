@@ -88,6 +88,10 @@ impl ForwardHook for TransPeft {
             }
     }
 
+    fn drops_adapter_input(&self) -> bool {
+        self.dropout > 0.0
+    }
+
     /// Ordinary inverted dropout.
     fn adapter_input(&self, site: Site, input: Tensor<2>) -> Tensor<2> {
         if self.dropout == 0.0 {

@@ -11,7 +11,7 @@ use crate::{
     digest::Digest,
     error::hinted,
     model::{BaseFolder, Decoder, ModelConfig, Tokenizer},
-    peft,
+    peft::Adapter,
 };
 
 /// A model ready to run, and what it is made of.
@@ -60,7 +60,7 @@ pub fn load_for_eval(input: &Arc<Input>, device: &Device) -> anyhow::Result<Load
     let (mut model, tokenizer) =
         load_base(&base.path, device).with_context(|| format!("cannot load base `{}`", base.node))?;
     if adapter.is_some() {
-        peft::load_adapter(&mut model, &input.path)
+        Adapter::load(&mut model, &input.path)
             .with_context(|| format!("cannot attach the adapter of `{}`", input.node))?;
     }
     let config = model.config.clone();

@@ -18,7 +18,7 @@ use crate::{
     error::hinted,
     model::{BaseFolder, WeightSource},
     params::SwapParams,
-    peft::AdapterConfig,
+    peft::Adapter,
 };
 
 /// Median cosine from which a base counts as a continuation of another.
@@ -28,7 +28,7 @@ pub(crate) fn run(params: &SwapParams, ctx: &StepContext) -> anyhow::Result<()> 
     let adapter = ctx.input(&params.adapter)?;
     let target = ctx.input(&params.to)?;
     let mut lineage = read_lineage(&adapter.path)?;
-    AdapterConfig::read(&adapter.path)?;
+    Adapter::read(&adapter.path)?;
     let old_digest: Digest = lineage
         .get("base_digest")
         .and_then(Value::as_str)

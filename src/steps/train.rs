@@ -1,4 +1,4 @@
-//! `uses: train`: a LoRA adapter on a frozen base.
+//! `uses: train`: an adapter on a frozen base.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::{
     data::TokenSet,
     model::device,
     params::TrainParams,
-    peft::{AdapterConfig, attach_new, save_adapter},
+    peft::Adapter,
     train::{Subject, Trainer},
 };
 
@@ -17,7 +17,8 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
     let (mut model, tokenizer) = load_base(&base.path, &device::resolve(params.device).autodiff())?;
     tokens.check_vocabulary(model.config.vocab_size)?;
     tokens.check_length(model.max_positions())?;
-    let trainable = attach_new(&mut model, &params.adapter, params.seed)?;
+    let adapter = Adapter::new(&params.adapter);
+    let trainable = adapter.attach_new(&mut model, params.seed)?;
     ctx.log(format_args!("{trainable} trainable parameters"));
     let trainer = Trainer {
         tokens: &tokens,
@@ -32,7 +33,7 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
     let mut metrics = MetricsLog::create(ctx, &params.optimizer, trainer.total_steps())?;
     let summary = trainer.run(&mut model, &mut |update| metrics.record(update))?;
     metrics.finish()?;
-    save_adapter(&mut model, &AdapterConfig::new(&params.adapter), ctx.out)?;
+    adapter.save(&mut model, ctx.out)?;
     let config = &model.config;
     let lineage = json!({
         "evergraft": env!("CARGO_PKG_VERSION"),

@@ -6,8 +6,8 @@ use burn::tensor::{Device, Tensor};
 use evergraft::{
     data::TokenSet,
     model::{Decoder, ForwardHook, TokenBatch, Untouched},
-    params::{AdapterParams, MaskKind, OptimizerParams, TransPeftParams},
-    peft::{TransPeft, attach_new},
+    params::{AdapterParams, MaskKind, OptimizerParams, TargetModules, TransPeftParams},
+    peft::{Adapter, TransPeft},
     rng,
     train::{Subject, Trainer, Update, cross_entropy},
 };
@@ -122,7 +122,7 @@ fn adapter(targets: &[&str]) -> AdapterParams {
         r: 4,
         lora_alpha: 8.0,
         lora_dropout: 0.0,
-        target_modules: targets.iter().map(ToString::to_string).collect(),
+        target_modules: TargetModules::Names(targets.iter().map(ToString::to_string).collect()),
         ..AdapterParams::default()
     }
 }
@@ -132,7 +132,7 @@ fn a_fresh_adapter_changes_nothing_and_has_pefts_initialisation() {
     let device = Device::flex();
     let mut model = tiny::decoder(2, &device);
     let plain = values(model.hidden(&batch(&model), None, &Untouched));
-    let count = attach_new(&mut model, &adapter(&["q_proj", "down_proj"]), 1).unwrap();
+    let count = Adapter::new(&adapter(&["q_proj", "down_proj"])).attach_new(&mut model, 1).unwrap();
     assert_eq!(count, 2 * 4 * ((16 + 16) + (24 + 16)));
     assert_eq!(plain, values(model.hidden(&batch(&model), None, &Untouched)));
     for param in model.adapter_params() {
@@ -144,7 +144,7 @@ fn a_fresh_adapter_changes_nothing_and_has_pefts_initialisation() {
             assert!(value.iter().any(|v| v.abs() > 0.8 * bound), "{}", param.name);
         }
     }
-    let error = attach_new(&mut model, &adapter(&["q_porj"]), 1).unwrap_err();
+    let error = Adapter::new(&adapter(&["q_porj"])).attach_new(&mut model, 1).unwrap_err();
     assert!(error.to_string().contains("`q_porj`"), "{error}");
 }
 
@@ -152,7 +152,7 @@ fn a_fresh_adapter_changes_nothing_and_has_pefts_initialisation() {
 fn the_adapter_of_a_dropped_ffn_gets_no_gradient() {
     let device = Device::flex().autodiff();
     let mut model = tiny::decoder(2, &device);
-    attach_new(&mut model, &adapter(&["v_proj", "up_proj"]), 1).unwrap();
+    Adapter::new(&adapter(&["v_proj", "up_proj"])).attach_new(&mut model, 1).unwrap();
     for mut param in model.adapter_params() {
         let value = param.value();
         param.set_leaf(value);
@@ -170,7 +170,7 @@ fn the_adapter_of_a_dropped_ffn_gets_no_gradient() {
 fn masked_channels_reach_neither_the_base_nor_the_adapter_of_the_down_projection() {
     let device = Device::flex();
     let mut model = tiny::decoder(1, &device);
-    attach_new(&mut model, &adapter(&["down_proj"]), 1).unwrap();
+    Adapter::new(&adapter(&["down_proj"])).attach_new(&mut model, 1).unwrap();
     let down = &mut model.layers[0].ffn.down_proj;
     let lora = down.lora.as_mut().unwrap();
     lora.b = Tensor::ones(lora.b.dims(), &device);
@@ -234,7 +234,9 @@ fn rows() -> TokenSet {
 fn train(subject: Subject, params: &OptimizerParams, tokens: &TokenSet) -> (Decoder, Vec<Update>) {
     let mut model = tiny::decoder(2, &Device::flex().autodiff());
     if let Subject::Adapter { .. } = subject {
-        attach_new(&mut model, &adapter(&["q_proj", "v_proj", "up_proj", "down_proj"]), 5).unwrap();
+        Adapter::new(&adapter(&["q_proj", "v_proj", "up_proj", "down_proj"]))
+            .attach_new(&mut model, 5)
+            .unwrap();
     }
     let trainer = Trainer { tokens, pad: 0, params, subject, seed: 5 };
     let mut updates = Vec::new();

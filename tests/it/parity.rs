@@ -7,9 +7,10 @@ use burn::tensor::Device;
 use evergraft::{
     eval::{GenerateOptions, generate},
     model::{BaseFolder, Decoder, SourceModel, TokenBatch, Tokenizer, TokenizerFiles, Untouched},
-    peft,
+    peft::Adapter,
 };
 use serde::Deserialize;
+use serde_json::json;
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -147,9 +148,101 @@ fn a_peft_adapter_gives_the_same_logits_and_changes_them() {
     let mut model = folder("llama");
     let ids = expectations(&fixture("llama/expected.json")).remove(0).input_ids;
     let bare = logits(&model, &ids);
-    peft::load_adapter(&mut model, &fixture("llama-lora")).unwrap();
+    Adapter::load(&mut model, &fixture("llama-lora")).unwrap();
     compare("llama-lora", &model);
     assert!(furthest(&logits(&model, &ids), &bare) > 0.1, "the adapter must have an effect");
+}
+
+/// What peft writes with rsLoRA, DoRA, trained biases, patterns and layer choices.
+#[test]
+fn every_kind_of_peft_adapter_gives_the_same_logits() {
+    for (base, kind) in [
+        ("llama", "rslora"),
+        ("qwen2", "dora"),
+        ("qwen2", "bias-all"),
+        ("qwen2", "bias-lora-only"),
+        ("llama", "regex"),
+        ("llama", "all-linear"),
+        ("llama", "layers"),
+        ("llama", "patterns"),
+    ] {
+        let name = format!("{base}-{kind}");
+        let mut model = folder(base);
+        Adapter::load(&mut model, &fixture(&name)).unwrap();
+        compare(&name, &model);
+    }
+}
+
+#[test]
+fn what_an_adapter_asks_for_is_never_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = std::fs::read_to_string(fixture("llama-rslora/adapter_config.json")).unwrap();
+    std::fs::copy(
+        fixture("llama-rslora/adapter_model.safetensors"),
+        dir.path().join("adapter_model.safetensors"),
+    )
+    .unwrap();
+    for (field, value, word) in [
+        ("modules_to_save", json!(["lm_head"]), "modules_to_save"),
+        ("layer_replication", json!([[0, 1]]), "layer_replication"),
+        ("trainable_token_indices", json!([1, 2]), "trainable_token_indices"),
+        ("fan_in_fan_out", json!(true), "fan_in_fan_out"),
+        ("init_lora_weights", json!("pissa"), "pissa"),
+        ("peft_type", json!("IA3"), "IA3"),
+        ("bias", json!("some"), "LoRA config"),
+        ("r", json!(0), "rank"),
+        ("r", json!(8), "shape"),
+        ("target_modules", json!(["q_proj"]), "down_proj"),
+        ("target_modules", json!(["q_proj", "lm_head"]), "lm_head"),
+        ("target_modules", json!("(?<=a)b"), "regular expression"),
+        ("use_dora", json!(true), "lora_magnitude_vector"),
+        ("layers_to_transform", json!([7]), "targets no linear layer"),
+    ] {
+        let mut config: serde_json::Value = serde_json::from_str(&original).unwrap();
+        config[field] = value.clone();
+        std::fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
+        let error = format!("{:#}", Adapter::load(&mut folder("llama"), dir.path()).unwrap_err());
+        assert!(error.contains(word), "{field}: {value}: {error}");
+    }
+    let mut config: serde_json::Value = serde_json::from_str(&original).unwrap();
+    config["a_field_of_tomorrow"] = json!({ "x": 1 });
+    std::fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
+    Adapter::load(&mut folder("llama"), dir.path()).unwrap();
+}
+
+/// Written and read again, every kind is the same to the last bit; fresh, it changes nothing.
+#[test]
+fn adapters_survive_the_disk() {
+    let ids = expectations(&fixture("qwen2/expected.json")).remove(0).input_ids;
+    for params in [
+        json!({ "use_dora": true, "bias": "all", "target_modules": "all-linear", "layers_to_transform": [1] }),
+        json!({ "use_rslora": true, "bias": "lora_only", "rank_pattern": { "q_proj": 2 } }),
+        json!({ "type": "bottleneck", "r": 6 }),
+        json!({ "type": "bottleneck", "r": 6, "placement": "pfeiffer", "non_linearity": "tanh" }),
+        json!({ "type": "bottleneck", "r": 6, "placement": "parallel", "scaling": 4.0, "non_linearity": "silu" }),
+    ] {
+        let adapter = Adapter::new(&serde_json::from_value(params.clone()).unwrap());
+        let mut model = folder("qwen2");
+        let bare = logits(&model, &ids);
+        let count = adapter.attach_new(&mut model, 1).unwrap();
+        assert!(count > 0);
+        assert!(furthest(&logits(&model, &ids), &bare) < 1e-5, "{params}: a fresh adapter changes nothing");
+        let mut random = evergraft::rng::stream(1, "test", &[]);
+        for mut param in model.adapter_params() {
+            let value = param.value();
+            let noise: Vec<f32> =
+                (0..value.dims().iter().product()).map(|_| 0.2 * random.normal() as f32).collect();
+            let noise = burn::tensor::TensorData::new(noise, value.dims());
+            param.set(value + burn::tensor::Tensor::from_data(noise, &Device::flex()));
+        }
+        let changed = logits(&model, &ids);
+        assert!(furthest(&changed, &bare) > 0.05, "{params}: it must have an effect");
+        let dir = tempfile::tempdir().unwrap();
+        adapter.save(&mut model, dir.path()).unwrap();
+        let mut again = folder("qwen2");
+        Adapter::load(&mut again, dir.path()).unwrap();
+        assert_eq!(logits(&again, &ids), changed, "{params}");
+    }
 }
 
 #[test]

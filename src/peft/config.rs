@@ -1,0 +1,192 @@
+//! PEFT's `adapter_config.json` of a LoRA adapter.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::targets::{Targets, pattern_value};
+use crate::{
+    error::hinted,
+    params::{AdapterParams, Bias, TargetModules},
+};
+
+/// The fields of `adapter_config.json` that are understood. Others are tolerated when they change
+/// nothing and refused by name when they would.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdapterConfig {
+    /// Always `LORA`.
+    pub peft_type: String,
+    /// Always `CAUSAL_LM`.
+    #[serde(default)]
+    pub task_type: Option<String>,
+    /// Rank.
+    pub r: usize,
+    /// Numerator of the scale.
+    pub lora_alpha: f64,
+    /// Dropout used in training.
+    #[serde(default)]
+    pub lora_dropout: f64,
+    /// Linear layers with an adapter.
+    pub target_modules: TargetModules,
+    /// Linear layers without one although `target_modules` names them.
+    #[serde(default)]
+    pub exclude_modules: Option<TargetModules>,
+    /// Decoder layers with an adapter; all when absent.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Scale by `lora_alpha / sqrt(r)`.
+    #[serde(default)]
+    pub use_rslora: bool,
+    /// Trains magnitudes.
+    #[serde(default)]
+    pub use_dora: bool,
+    /// Trained biases of the base.
+    #[serde(default)]
+    pub bias: Bias,
+    /// Ranks of some modules.
+    #[serde(default)]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Alphas of some modules.
+    #[serde(default)]
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Name of the base, for PEFT's own loading.
+    #[serde(default)]
+    pub base_model_name_or_path: Option<String>,
+    /// True in files for inference.
+    #[serde(default)]
+    pub inference_mode: bool,
+}
+
+/// `3`, `[3, 4]` or nothing.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<usize>>, D::Error> {
+    use serde::de::Error;
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Null => None,
+        Value::Array(list) if list.is_empty() => None,
+        value @ Value::Number(_) => Some(vec![serde_json::from_value(value).map_err(D::Error::custom)?]),
+        value => Some(serde_json::from_value(value).map_err(D::Error::custom)?),
+    })
+}
+
+/// Settings that change the result and that are not honoured, unless they are absent, null, false
+/// or empty.
+const UNSUPPORTED: [&str; 19] = [
+    "alora_invocation_tokens",
+    "arrow_config",
+    "corda_config",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "loftq_config",
+    "lora_bias",
+    "lora_ga_config",
+    "megatron_config",
+    "modules_to_save",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+    "eva_config",
+    "layers_pattern",
+];
+
+impl AdapterConfig {
+    /// The config of a freshly trained adapter.
+    pub fn new(params: &AdapterParams) -> Self {
+        let mut target_modules = params.target_modules.clone();
+        if let TargetModules::Names(names) = &mut target_modules {
+            names.sort();
+        }
+        Self {
+            peft_type: "LORA".to_owned(),
+            task_type: Some("CAUSAL_LM".to_owned()),
+            r: params.r,
+            lora_alpha: params.lora_alpha,
+            lora_dropout: params.lora_dropout,
+            target_modules,
+            exclude_modules: params.exclude_modules.clone(),
+            layers_to_transform: params.layers_to_transform.clone(),
+            use_rslora: params.use_rslora,
+            use_dora: params.use_dora,
+            bias: params.bias,
+            rank_pattern: params.rank_pattern.clone(),
+            alpha_pattern: params.alpha_pattern.clone(),
+            base_model_name_or_path: None,
+            inference_mode: true,
+        }
+    }
+
+    /// Reads and checks a config. `shown` is its file, for errors.
+    ///
+    /// # Errors
+    /// When it is malformed or asks for something that would be ignored.
+    pub(super) fn parse(raw: Value, shown: &str) -> anyhow::Result<Self> {
+        let refuse = |what: String| {
+            Err(hinted(
+                format!("`{shown}` uses {what}, which is not supported"),
+                "merge that adapter with PEFT, or train one without it",
+            ))
+        };
+        for name in UNSUPPORTED {
+            let harmless = match raw.get(name) {
+                None | Some(Value::Null | Value::Bool(false)) => true,
+                Some(Value::Array(list)) => list.is_empty(),
+                Some(Value::Object(map)) => map.is_empty(),
+                Some(Value::String(text)) => name == "layers_pattern" && text == "layers",
+                Some(_) => false,
+            };
+            if !harmless {
+                return refuse(format!("`{name}`"));
+            }
+        }
+        // Others put a part of the base's weights into the adapter.
+        match raw.get("init_lora_weights") {
+            None | Some(Value::Null | Value::Bool(_)) => {}
+            Some(Value::String(init)) if ["gaussian", "eva", "orthogonal"].contains(&init.as_str()) => {}
+            Some(other) => return refuse(format!("`init_lora_weights: {other}`")),
+        }
+        let config: Self =
+            serde_json::from_value(raw).with_context(|| format!("`{shown}` is not a LoRA config"))?;
+        ensure!(config.peft_type == "LORA", "adapter type `{}` is not supported", config.peft_type);
+        let numbers = [config.lora_alpha].into_iter().chain(config.alpha_pattern.values().copied());
+        let ranks = [config.r].into_iter().chain(config.rank_pattern.values().copied());
+        if numbers.into_iter().any(|alpha| !alpha.is_finite()) || ranks.into_iter().any(|r| r == 0) {
+            bail!("`{shown}` has an unusable rank or `lora_alpha`");
+        }
+        Ok(config)
+    }
+
+    /// The linear layers that carry a pair.
+    ///
+    /// # Errors
+    /// When a regular expression is not understood.
+    pub(super) fn targets(&self) -> anyhow::Result<Targets> {
+        Targets::new(&self.target_modules, self.exclude_modules.as_ref(), self.layers_to_transform.as_deref())
+    }
+
+    /// Rank and scale of the pair on a module.
+    ///
+    /// # Errors
+    /// When a pattern is not understood.
+    pub(super) fn rank_and_scale(&self, path: &str) -> anyhow::Result<(usize, f64)> {
+        let r = pattern_value(&self.rank_pattern, path).context("in `rank_pattern`")?.unwrap_or(&self.r);
+        let alpha = pattern_value(&self.alpha_pattern, path)
+            .context("in `alpha_pattern`")?
+            .unwrap_or(&self.lora_alpha);
+        let divisor = if self.use_rslora { (*r as f64).sqrt() } else { *r as f64 };
+        Ok((*r, alpha / divisor))
+    }
+
+    /// `bias` as it stands in the file.
+    pub(super) fn bias_name(&self) -> &'static str {
+        match self.bias {
+            Bias::None => "none",
+            Bias::All => "all",
+            Bias::LoraOnly => "lora_only",
+        }
+    }
+}

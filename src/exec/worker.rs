@@ -17,6 +17,7 @@ use super::keys::{Keys, as_input, reason};
 use crate::{
     cache::{Cache, LockOptions, Lookup, MissReason, Record},
     cancel::{Cancel, Cancelled},
+    digest::Digest,
     error::Error,
     plan::StepNode,
     progress::Observer,
@@ -132,7 +133,7 @@ impl Worker<'_> {
             attempt += 1;
             let workspace = self.cache.workspace(&lock)?;
             let start = Instant::now();
-            let ran = self.attempt(job, &workspace.out(), &workspace.log());
+            let ran = self.attempt(job, &digest, &workspace.out(), &workspace.log());
             *log = std::fs::read(workspace.log()).unwrap_or_default();
             match ran {
                 Ok(()) => {
@@ -162,12 +163,13 @@ impl Worker<'_> {
         }
     }
 
-    fn attempt(&self, job: &Job, out: &Path, log: &PathBuf) -> anyhow::Result<()> {
+    fn attempt(&self, job: &Job, key: &Digest, out: &Path, log: &PathBuf) -> anyhow::Result<()> {
         let log =
             Mutex::new(File::options().create(true).append(true).open(log).context("cannot make the log")?);
         let progress = self.observer.progress(&job.node.id);
         let context = StepContext {
             node: &job.node.id,
+            key,
             out,
             inputs: &job.inputs,
             progress: progress.as_ref(),

@@ -170,6 +170,11 @@ impl ModelConfig {
         self.architecture().names
     }
 
+    /// Names of the linear layers inside a decoder layer, e.g. `self_attn.q_proj`.
+    pub fn linear_names(&self) -> Vec<&'static str> {
+        super::weights::linear_shapes(self).into_iter().map(|linear| linear.name).collect()
+    }
+
     /// The keys that a layer sees, its own position included; `None` for all.
     pub fn window(&self, layer: usize) -> Option<usize> {
         self.sliding_window.filter(|_| self.sliding_layers.get(layer).copied().unwrap_or(false))

@@ -76,10 +76,7 @@ pub fn write_model(
     dtype: WeightDtype,
 ) -> anyhow::Result<()> {
     let mut value = config.to_json();
-    value["dtype"] = json!(match dtype {
-        WeightDtype::F32 => "float32",
-        WeightDtype::Bf16 => "bfloat16",
-    });
+    value["dtype"] = json!(dtype.torch_name());
     write_json(&dir.join("config.json"), &value)?;
     let mut generation = json!({ "eos_token_id": token_ids_to_json(&config.eos_token_ids) });
     if let Some(bos) = config.bos_token_id {

@@ -45,6 +45,17 @@ impl LowRank {
         (weight.clone() + delta).square().sum_dim(1).sqrt().squeeze_dim::<1>(1).detach()
     }
 
+    /// The weight with the pair folded in.
+    pub fn merged(&self, weight: Tensor<2>) -> Tensor<2> {
+        let norm = self.magnitude.as_ref().map(|_| self.norm(&weight));
+        let delta = self.b.clone().matmul(self.a.clone()).mul_scalar(self.scale);
+        let sum = weight + delta;
+        match (&self.magnitude, norm) {
+            (Some(magnitude), Some(norm)) => sum * (magnitude.clone() / norm).unsqueeze_dim::<2>(1),
+            _ => sum,
+        }
+    }
+
     /// What the adapter adds to the layer's output. `plain` is that output without its bias; only
     /// DoRA needs it.
     fn update(

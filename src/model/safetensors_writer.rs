@@ -8,11 +8,13 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use half::bf16;
+use half::{bf16, f16};
 use safetensors::{
     Dtype,
     tensor::{Metadata, TensorInfo},
 };
+
+use crate::params::SaveDtype;
 
 /// Number format of written weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,29 @@ pub enum WeightDtype {
     F32,
     /// bfloat16, rounded to nearest even.
     Bf16,
+    /// IEEE half precision, rounded to nearest even.
+    F16,
+}
+
+impl WeightDtype {
+    /// torch's name, as it stands in a `config.json`.
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+}
+
+impl From<SaveDtype> for WeightDtype {
+    fn from(dtype: SaveDtype) -> Self {
+        match dtype {
+            SaveDtype::F32 => Self::F32,
+            SaveDtype::Bf16 => Self::Bf16,
+            SaveDtype::F16 => Self::F16,
+        }
+    }
 }
 
 /// Writes the named tensors, sorted by name so that equal weights give equal bytes.
@@ -55,6 +80,9 @@ pub fn write_safetensors(
                 WeightDtype::Bf16 => {
                     part.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect()
                 }
+                WeightDtype::F16 => {
+                    part.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
+                }
             };
             file.write_all(&bytes).with_context(cannot)?;
         }
@@ -67,6 +95,7 @@ fn header(tensors: &[&(String, Vec<usize>)], dtype: WeightDtype) -> anyhow::Resu
     let (dtype, size) = match dtype {
         WeightDtype::F32 => (Dtype::F32, 4),
         WeightDtype::Bf16 => (Dtype::BF16, 2),
+        WeightDtype::F16 => (Dtype::F16, 2),
     };
     let mut offset = 0;
     let mut entries = Vec::with_capacity(tensors.len());

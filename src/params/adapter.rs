@@ -168,6 +168,50 @@ impl Default for AdapterParams {
     }
 }
 
+/// Every linear layer of a known architecture; a test holds the list complete.
+pub const LINEAR_MODULES: [&str; 14] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "qkv_proj",
+    "gate_up_proj",
+    "wqkv",
+    "wo",
+    "w1",
+    "w2",
+    "w3",
+];
+
+/// Why a text cannot stand for linear layers, and what to write instead.
+fn wrong_target(targets: &TargetModules) -> Option<(String, String)> {
+    match targets {
+        TargetModules::Pattern(text) if text == "all-linear" => None,
+        TargetModules::Pattern(text) => {
+            let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            plain.then(|| {
+                let message = format!("`{text}` is a regular expression here, and matches no whole path");
+                (message, format!("for the layers of that name write [{text}]"))
+            })
+        }
+        TargetModules::Names(names) => names.iter().find_map(|name| {
+            let module = name.rsplit('.').next().unwrap_or(name);
+            let close = |known: &&&str| strsim::damerau_levenshtein(known, module);
+            let known = LINEAR_MODULES.iter().min_by_key(close).filter(|known| close(known) <= 2);
+            (!module.is_empty() && !LINEAR_MODULES.contains(&module)).then(|| {
+                let hint = match known {
+                    Some(known) => format!("did you mean `{known}`?"),
+                    None => format!("one of: {}", LINEAR_MODULES.join(", ")),
+                };
+                (format!("`{name}` is a linear layer of no known architecture"), hint)
+            })
+        }),
+    }
+}
+
 /// Above the width of any layer a rank means nothing.
 const MAX_RANK: usize = 1 << 16;
 
@@ -205,6 +249,14 @@ impl AdapterParams {
                 Some("for example [q_proj, k_proj, v_proj, o_proj], or all-linear"),
             );
         }
+        for (field, targets) in [
+            ("target_modules", Some(&self.target_modules)),
+            ("exclude_modules", self.exclude_modules.as_ref()),
+        ] {
+            if let Some((message, hint)) = targets.and_then(wrong_target) {
+                problem(field, message, Some(&hint));
+            }
+        }
         if self.layers_to_transform.as_ref().is_some_and(Vec::is_empty) {
             problem("layers_to_transform", "names no layer".to_owned(), Some("leave it out for all layers"));
         }
@@ -223,7 +275,7 @@ impl AdapterParams {
         ] {
             if given && of_lora != lora {
                 let other = if of_lora { "lora" } else { "bottleneck" };
-                problem(field, format!("belongs to adapters of type `{other}`"), None);
+                problem(field, format!("`{field}` belongs to adapters of type `{other}`"), None);
             }
         }
         problems.extend(below_one("adapter.lora_dropout", self.lora_dropout));

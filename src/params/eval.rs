@@ -12,7 +12,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvalParams {
-    /// A `base` or `pretrain` step (bare base), a `train` step (adapter on the base it was
+    /// A `base`, `pretrain` or `merge` step (bare base), a `train` step (adapter on the base it was
     /// trained on) or a `swap` step (adapter on its new base).
     pub model: ArtifactRef,
     /// What to score.

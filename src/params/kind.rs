@@ -6,8 +6,8 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
 use super::{
-    BaseParams, CommandParams, DatasetParams, EvalParams, PretrainParams, Problem, ReportParams, StepParams,
-    SwapParams, TokenizeParams, TrainParams,
+    BaseParams, CommandParams, DatasetParams, EvalParams, MergeParams, PretrainParams, Problem, ReportParams,
+    StepParams, SwapParams, TokenizeParams, TrainParams,
 };
 
 /// What the planner knows of a step kind.
@@ -64,6 +64,7 @@ pub const KINDS: &[Kind] = &[
     kind::<PretrainParams>(),
     kind::<TrainParams>(),
     kind::<SwapParams>(),
+    kind::<MergeParams>(),
     kind::<EvalParams>(),
     kind::<ReportParams>(),
     kind::<CommandParams>(),
@@ -106,11 +107,12 @@ impl Kind {
     /// path with `*` for list indexes and free names.
     pub fn referable(&self, field: &str) -> Option<&'static [&'static str]> {
         Some(match (self.name, field) {
-            (_, "base") | ("swap", "to") => &["base", "pretrain"],
+            (_, "base") | ("swap", "to") => &["base", "pretrain", "merge"],
             (_, "tokens") => &["tokenize"],
             (_, "dataset") | ("eval", "tasks.*.dataset") | ("base", "init.tokenizer.text") => &["dataset"],
             ("swap", "adapter") => &["train"],
-            ("eval", "model") => &["base", "pretrain", "train", "swap"],
+            ("merge", "adapter") => &["train", "swap"],
+            ("eval", "model") => &["base", "pretrain", "train", "swap", "merge"],
             ("report", "results.*" | "results") => &["eval"],
             _ => return None,
         })

@@ -71,6 +71,9 @@ pub enum SaveDtype {
     /// bfloat16.
     #[serde(rename = "bf16", alias = "bfloat16")]
     Bf16,
+    /// IEEE half precision.
+    #[serde(rename = "f16", alias = "float16")]
+    F16,
 }
 
 fn default_seed() -> u64 {

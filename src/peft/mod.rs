@@ -4,6 +4,7 @@ mod bottleneck;
 mod config;
 mod format;
 mod lora;
+mod merge;
 mod targets;
 mod trans_peft;
 
@@ -11,4 +12,5 @@ pub use bottleneck::BottleneckConfig;
 pub use config::AdapterConfig;
 pub use format::Adapter;
 pub use lora::ReadWeight;
+pub use merge::Merged;
 pub use trans_peft::TransPeft;

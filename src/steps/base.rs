@@ -1,6 +1,10 @@
 //! `uses: base`: a base model as a Hugging Face folder of its own.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -57,11 +61,9 @@ fn from_source(params: &BaseParams, source: &Path, ctx: &StepContext) -> anyhow:
         SourceFormat::HuggingFace => {
             BaseFolder::open(source)?;
             let weights = SafetensorsWeights::files_in(source)?;
-            let small = SMALL_FILES.iter().map(|name| (*name).to_owned());
-            let files: Vec<String> =
-                small.chain(weights).filter(|name| source.join(name).is_file()).collect();
-            ctx.progress.begin(Some(files.len() as u64), "files");
-            for (done, name) in files.iter().enumerate() {
+            copy_small_files(source, ctx)?;
+            ctx.progress.begin(Some(weights.len() as u64), "files");
+            for (done, name) in weights.iter().enumerate() {
                 ctx.cancel.check()?;
                 // A copy, not a link: the source may be edited in place later.
                 fs::copy(source.join(name), ctx.out.join(name))
@@ -84,6 +86,18 @@ fn from_source(params: &BaseParams, source: &Path, ctx: &StepContext) -> anyhow:
     }
     if let Some(tokenizer) = &params.tokenizer {
         take_tokenizer(&tokenizer.0, ctx)?;
+    }
+    Ok(())
+}
+
+/// Takes over what lies beside the weights of a model folder.
+pub(super) fn copy_small_files(source: &Path, ctx: &StepContext) -> anyhow::Result<()> {
+    for name in SMALL_FILES.into_iter().filter(|name| source.join(name).is_file()) {
+        let to = ctx.out.join(name);
+        fs::copy(source.join(name), &to).with_context(|| format!("cannot copy `{name}`"))?;
+        // A result's files are read-only, and a copy keeps that.
+        fs::set_permissions(&to, Permissions::from_mode(0o644))
+            .with_context(|| format!("cannot change `{name}`"))?;
     }
     Ok(())
 }

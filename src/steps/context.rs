@@ -50,6 +50,8 @@ impl Input {
 pub struct StepContext<'a> {
     /// Node id in the plan.
     pub node: &'a str,
+    /// Digest of the step's key: stands for everything that the result depends on.
+    pub key: &'a Digest,
     /// An empty folder. What the step leaves here becomes its artifact.
     pub out: &'a Path,
     /// The artifacts that the parameters name, by node id.

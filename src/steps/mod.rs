@@ -5,6 +5,7 @@ mod command;
 mod context;
 mod dataset;
 mod eval;
+mod merge;
 mod metrics;
 mod model_input;
 mod pretrain;
@@ -35,6 +36,7 @@ pub fn run(kind: &str, params: &Value, ctx: &StepContext) -> anyhow::Result<()> 
         "tokenize" => tokenize::run(&read(params)?, ctx),
         "pretrain" => pretrain::run(&read(params)?, ctx),
         "train" => train::run(&read(params)?, ctx),
+        "merge" => merge::run(&read(params)?, ctx),
         "swap" => swap::run(&read(params)?, ctx),
         "eval" => eval::run(&read(params)?, ctx),
         "report" => report::run(&read(params)?, ctx),

@@ -46,13 +46,10 @@ pub(crate) fn load_base(folder: &Path, device: &Device) -> anyhow::Result<(Decod
 /// When the artifact is of another kind, a file is damaged, or the adapter does not fit.
 pub fn load_for_eval(input: &Arc<Input>, device: &Device) -> anyhow::Result<LoadedModel> {
     let (base, adapter) = match input.kind.as_str() {
-        "base" | "pretrain" => (Arc::clone(input), None),
+        "base" | "pretrain" | "merge" => (Arc::clone(input), None),
         "train" | "swap" => {
             let lineage = read_lineage(&input.path)?;
-            let digest = base_digest(&lineage)?;
-            let base = input
-                .find(&digest)
-                .with_context(|| format!("the base {digest} of `{}` is not among its inputs", input.node))?;
+            let base = adapter_base(input, &lineage)?;
             (base, Some(lineage))
         }
         kind => bail!("`{}` is a `{kind}` step, which holds no model", input.node),
@@ -74,7 +71,18 @@ pub(crate) fn read_lineage(folder: &Path) -> anyhow::Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("`{}` is not JSON", path.display()))
 }
 
-/// The base that an adapter runs on: where it moved to, else where it was trained.
+/// The base that an adapter runs on.
+///
+/// # Errors
+/// When it is not among what the adapter was made from.
+pub(crate) fn adapter_base(adapter: &Arc<Input>, lineage: &Value) -> anyhow::Result<Arc<Input>> {
+    let digest = base_digest(lineage)?;
+    adapter
+        .find(&digest)
+        .with_context(|| format!("the base {digest} of `{}` is not among its inputs", adapter.node))
+}
+
+/// Where an adapter moved to, else where it was trained.
 fn base_digest(lineage: &Value) -> anyhow::Result<Digest> {
     let text = lineage.get("moved_to").or_else(|| lineage.get("base_digest")).and_then(Value::as_str);
     let text = text.context("the adapter's `evergraft.json` names no base")?;

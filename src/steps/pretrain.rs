@@ -9,7 +9,7 @@ use super::{StepContext, metrics::MetricsLog, model_input::load_base};
 use crate::{
     data::TokenSet,
     model::{TensorWeights, WeightDtype, device, write_model},
-    params::{PretrainParams, SaveDtype},
+    params::PretrainParams,
     train::{Subject, Trainer},
 };
 
@@ -38,10 +38,7 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
             fs::copy(&source, ctx.out.join(name)).with_context(|| format!("cannot copy `{name}`"))?;
         }
     }
-    let dtype = match params.save_dtype {
-        SaveDtype::F32 => WeightDtype::F32,
-        SaveDtype::Bf16 => WeightDtype::Bf16,
-    };
+    let dtype = WeightDtype::from(params.save_dtype);
     let config = model.config.clone();
     write_model(ctx.out, &config, &TensorWeights::new(model.params()), dtype)?;
     let lineage = json!({

@@ -44,6 +44,8 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
         "pi": params.trans_peft.pi,
         "mask": params.trans_peft.mask,
         "seed": params.seed,
+        // Stands for the recipe: everything that this adapter depends on.
+        "step_key": ctx.key,
         "trainable_parameters": trainable,
     });
     ctx.write_json("evergraft.json", &lineage)?;

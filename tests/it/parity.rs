@@ -7,7 +7,8 @@ use burn::tensor::Device;
 use evergraft::{
     eval::{GenerateOptions, generate},
     model::{BaseFolder, Decoder, SourceModel, TokenBatch, Tokenizer, TokenizerFiles, Untouched},
-    peft::Adapter,
+    params::LINEAR_MODULES,
+    peft::{Adapter, Merged},
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -120,7 +121,11 @@ fn every_architecture_matches_transformers() {
         "gemma3",
         "phi3",
     ] {
-        compare(name, &folder(name));
+        let model = folder(name);
+        compare(name, &model);
+        for linear in model.config.linear_names() {
+            assert!(LINEAR_MODULES.contains(&linear.rsplit('.').next().unwrap()), "{linear}");
+        }
     }
 }
 
@@ -170,6 +175,9 @@ fn every_kind_of_peft_adapter_gives_the_same_logits() {
         let mut model = folder(base);
         Adapter::load(&mut model, &fixture(&name)).unwrap();
         compare(&name, &model);
+        let base = BaseFolder::open(&fixture(base)).unwrap();
+        let merged = Merged::open(&base.config, base.weights.as_ref(), &fixture(&name)).unwrap();
+        compare(&name, &Decoder::load(&base.config, &merged, &Device::flex()).unwrap());
     }
 }
 

@@ -232,3 +232,64 @@ steps:
     let ran = space.expect(1, &["run"]);
     assert!(ran.stderr.contains("does not fit") && ran.stderr.contains("hidden_size"), "{}", ran.stderr);
 }
+
+/// Every kind of adapter trains, moves and answers; a merged one answers like the adapter, and can
+/// be a base itself.
+#[test]
+fn adapters_of_every_kind_train_move_and_merge() {
+    let recipe = |adapter: &str, merges: bool| {
+        let tiny = recipes().join("tiny");
+        let tiny = tiny.display();
+        let score = |name: &str, model: &str| {
+            format!(
+                "  {name}: {{ uses: eval, with: {{ model: \"${{{{ steps.{model} }}}}\", limit: 6, tasks: [{{ name: facts, dataset: \"${{{{ steps.test }}}}\", labels: \"${{{{ params.answers }}}}\", prompt: plain, max_new_tokens: 8 }}] }} }}\n"
+            )
+        };
+        let merge = if merges {
+            "  merged: { uses: merge, with: { adapter: \"${{ steps.moved }}\" } }\n  small: { uses: merge, with: { adapter: \"${{ steps.train }}\", dtype: bf16 } }\n".to_owned()
+                + &score("by_merge", "merged")
+                + &score("by_small", "small")
+        } else {
+            String::new()
+        };
+        format!(
+            "version: 1\nname: kinds\nparams:\n  answers: [forest, river, desert, swamp, cave, meadow, island, berries, grass, fish, seeds, roots, honey, leaves, red, blue, green, black, white, brown, golden, tiny, small, large, huge]\nsteps:\n  old: {{ uses: base, with: {{ source: {tiny}/old }} }}\n  new: {{ uses: base, with: {{ source: {tiny}/new }} }}\n  rows: {{ uses: dataset, with: {{ source: {tiny}/train.jsonl.gz, format: alpaca, split: \"[:64]\" }} }}\n  test: {{ uses: dataset, with: {{ source: {tiny}/test.jsonl.gz, format: alpaca }} }}\n  tokens: {{ uses: tokenize, with: {{ base: \"${{{{ steps.old }}}}\", dataset: \"${{{{ steps.rows }}}}\", prompt: plain, max_seq_length: 96 }} }}\n  train: {{ uses: train, with: {{ base: \"${{{{ steps.old }}}}\", tokens: \"${{{{ steps.tokens }}}}\", adapter: {adapter}, trans_peft: {{ pc: 0.2, pi: 0.1 }}, optimizer: {{ max_steps: 6, learning_rate: 5e-3, per_device_train_batch_size: 8 }} }} }}\n  moved: {{ uses: swap, with: {{ adapter: \"${{{{ steps.train }}}}\", to: \"${{{{ steps.new }}}}\" }} }}\n{}{merge}",
+            score("by_adapter", "moved"),
+        )
+    };
+    let samples = |space: &Space, step: &str| {
+        space.read(&format!("outputs/kinds/latest/steps/{step}/artifact/samples_facts.jsonl"))
+    };
+    for adapter in [
+        "{ type: lora, r: 4, target_modules: all-linear, use_rslora: true }",
+        "{ type: lora, r: 4, use_dora: true, layers_to_transform: [0, 1], lora_dropout: 0 }",
+    ] {
+        let space = Space::new(&recipe(adapter, true));
+        space.expect(0, &["run"]);
+        assert_eq!(samples(&space, "by_merge"), samples(&space, "by_adapter"), "{adapter}");
+        let merged = space.path().join("outputs/kinds/latest/steps/small/artifact");
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(merged.join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["dtype"], "bfloat16");
+        let base = recipes().join("tiny/old/model.safetensors");
+        let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+        let written = size(&merged.join("model.safetensors"));
+        assert!(written < size(&base) * 11 / 10, "{written} bytes");
+    }
+    for placement in ["houlsby", "pfeiffer", "parallel"] {
+        let adapter = format!("{{ type: bottleneck, r: 8, placement: {placement} }}");
+        let space = Space::new(&recipe(&adapter, false));
+        space.expect(0, &["run"]);
+        assert_eq!(samples(&space, "by_adapter").lines().count(), 6);
+        let train = space.read("outputs/kinds/latest/steps/train/artifact/train.json");
+        let summary: serde_json::Value = serde_json::from_str(&train).unwrap();
+        assert!(summary["last_loss"].as_f64().unwrap().is_finite());
+        space.write(
+            "recipe.yaml",
+            recipe(&adapter, false)
+                + "  merged: { uses: merge, with: { adapter: \"${{ steps.train }}\" } }\n",
+        );
+        let ran = space.expect(1, &["run"]);
+        assert!(ran.stderr.contains("cannot be folded into weights"), "{}", ran.stderr);
+    }
+}

@@ -5,7 +5,6 @@
     make-fixtures.py architectures tests/fixtures/models       one of every architecture
     make-fixtures.py adapters tests/fixtures/models tests/fixtures/models   an adapter of every kind
     make-fixtures.py blocks tests/fixtures/gguf-blocks.json    what gguf reads out of quantised blocks
-    make-fixtures.py real MODEL_DIR OUT.json         expectations of a real model, for the ignored test
 
 Needs torch, transformers, peft, safetensors and gguf (made with torch 2.9.0, transformers 5.23.0,
 peft 0.21.2). Everything is drawn from fixed seeds.
@@ -324,21 +323,5 @@ def blocks(path):
         json.dump(out, file)
 
 
-def real(model_dir, path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tok = AutoTokenizer.from_pretrained(model_dir)
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-    out = []
-    for text in ["Once upon a time", "The capital of France is", "def fib(n):\n    if n < 2:\n        return"]:
-        ids = tok(text)["input_ids"]
-        with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0, -1]
-            new = model.generate(torch.tensor([ids]), max_new_tokens=32, min_new_tokens=32, do_sample=False)[0][len(ids):]
-        out.append(dict(text=text, input_ids=ids, logits=[[float(f"{v:.7g}") for v in logits.tolist()]], greedy=new.tolist()))
-    with open(path, "w") as file:
-        json.dump(out, file)
-
-
 if __name__ == "__main__":
-    {"tiny": tiny, "architectures": architectures, "adapters": adapters, "blocks": blocks, "real": real}[sys.argv[1]](*sys.argv[2:])
+    {"tiny": tiny, "architectures": architectures, "adapters": adapters, "blocks": blocks}[sys.argv[1]](*sys.argv[2:])

@@ -2,6 +2,9 @@
 //! and Qwen2 models. This module knows nothing of recipes, steps or caches.
 
 mod attention;
+mod chat;
+mod chat_dialect;
+mod chat_template;
 mod config;
 mod decoder;
 pub mod device;
@@ -17,17 +20,21 @@ mod llama2c;
 mod mmap;
 mod norm;
 mod param;
+mod python_json;
 mod rope;
 mod rope_order;
 mod safetensors_reader;
 mod safetensors_writer;
 mod source;
+mod special_tokens;
 mod tokenizer;
 mod tokenizer_json;
 mod tokenizer_training;
 mod weights;
 
 pub use attention::Attention;
+pub use chat::Chat;
+pub use chat_template::{ChatTemplate, Message};
 pub use config::{KNOWN_MODEL_TYPES, ModelConfig, RopePairs};
 pub use decoder::{Decoder, Layer, TokenBatch};
 pub use ffn::FeedForward;

@@ -24,7 +24,7 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
     tokens.check_length(model.max_positions())?;
     let trainer = Trainer {
         tokens: &tokens,
-        pad: tokenizer.pad_token_id() as i32,
+        pad: tokenizer.pad_token_id()? as i32,
         params: &params.optimizer,
         subject: Subject::Everything,
         seed: params.seed,

@@ -73,7 +73,8 @@ impl Chat {
             return Err(hinted(
                 "the chat template writes the question otherwise when its answer is known, so that training \
                  and evaluation would differ",
-                "use another `prompt`, or a template that does not",
+                "leave out `system:` if it is set (some templates write it before the last question only), or use \
+                 another `prompt`",
             ));
         }
         text.truncate(text.len() - self.after.len());

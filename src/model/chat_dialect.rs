@@ -94,9 +94,18 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
             let (keep,): (Option<bool>,) = from_args(args)?;
             split_lines(text, keep.unwrap_or(false)).into_iter().map(Value::from).collect()
         }
+        // Its widths are paid for only when the text is made.
+        "format" if has_wide_number(text) => {
+            return Err(Error::new(ErrorKind::InvalidOperation, "a width in `format` is too large"));
+        }
         _ => return Ok(None),
     };
     Ok(Some(value))
+}
+
+/// Five digits in a row.
+fn has_wide_number(text: &str) -> bool {
+    text.as_bytes().windows(5).any(|run| run.iter().all(u8::is_ascii_digit))
 }
 
 /// White space as Python's `str.strip` sees it.

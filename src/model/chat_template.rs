@@ -2,9 +2,14 @@
 //! rendered as transformers' `apply_chat_template` does. Templates come from strangers: bounded
 //! work, memory and recursion, no files.
 
-use std::{path::Path, sync::LazyLock};
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock, mpsc},
+    thread,
+    time::Duration,
+};
 
-use anyhow::ensure;
+use anyhow::{Context as _, anyhow, ensure};
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value as Jinja, syntax::SyntaxConfig};
 use regex::Regex;
 use serde::Serialize;
@@ -23,12 +28,16 @@ const CONFIG_FILE: &str = "tokenizer_config.json";
 /// The key in [`CONFIG_FILE`].
 const KEY: &str = "chat_template";
 
-/// Steps a rendering may take, each worth 64 bytes of text: 64 MB. A long conversation takes some
-/// ten thousand.
-const FUEL: u64 = 1_000_000;
+/// Steps a rendering may take, each worth 64 bytes of text: 19 MB. A long conversation takes some
+/// thousand.
+const FUEL: u64 = 300_000;
 const MAX_RECURSION: usize = 200;
 /// The longest published templates have some 20 KB.
-const MAX_TEMPLATE: usize = 1 << 20;
+const MAX_TEMPLATE: usize = 256 << 10;
+/// Fuel counts neither parsing nor the walk over values that a template nests into each other:
+/// their time is bounded here, and the stack holds what `MAX_TEMPLATE` and `FUEL` can nest.
+const DEADLINE: Duration = Duration::from_secs(5);
+const STACK: usize = 512 << 20;
 
 /// `{% generation %}` marks the model's part for training in transformers and writes nothing.
 static GENERATION: LazyLock<Regex> =
@@ -45,7 +54,7 @@ pub struct Message<'a> {
 
 /// A chat template, ready to render.
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    env: Arc<Environment<'static>>,
     file: &'static str,
     special: Vec<(&'static str, String)>,
 }
@@ -67,7 +76,7 @@ impl ChatTemplate {
         let path = dir.join(CHAT_TEMPLATE_FILE);
         if path.is_file() {
             let text = String::from_utf8(read_bounded(&path)?)
-                .map_err(|_| anyhow::anyhow!("`{}` is not UTF-8", path.display()))?;
+                .map_err(|_| anyhow!("`{}` is not UTF-8", path.display()))?;
             return Self::new(CHAT_TEMPLATE_FILE, text, special);
         }
         let config = read_optional_json(&dir.join(CONFIG_FILE))?;
@@ -91,6 +100,7 @@ impl ChatTemplate {
             format!("{{%{} {word} {}%}}", &found[1], &found[3])
         });
         let mut env = Environment::new();
+        env.set_debug(false);
         env.set_fuel(Some(FUEL));
         env.set_recursion_limit(MAX_RECURSION);
         // As Jinja's own: an unknown name is empty, what is inside it an error.
@@ -100,7 +110,11 @@ impl ChatTemplate {
         env.set_syntax(syntax.build().expect("the delimiters are the default ones"));
         env.set_auto_escape_callback(|_| AutoEscape::None);
         chat_dialect::extend(&mut env);
-        env.add_template_owned(KEY, text.into_owned()).map_err(|error| explain(file, &error))?;
+        let text = text.into_owned();
+        let env = apart(file, move || match env.add_template_owned(KEY, text) {
+            Ok(()) => Ok(Arc::new(env)),
+            Err(error) => Err(explain(file, &error)),
+        })?;
         Ok(Self { env, file, special })
     }
 
@@ -109,6 +123,12 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation, does something wrong, or works without end.
     pub fn render(&self, messages: &[impl Serialize], add_generation_prompt: bool) -> anyhow::Result<String> {
+        ensure!(!messages.is_empty(), "a conversation needs a message");
+        let mut messages = messages.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
+        // As in transformers: what is null is not there.
+        for message in messages.iter_mut().filter_map(Value::as_object_mut) {
+            message.retain(|_, value| !value.is_null());
+        }
         // transformers passes these four, and the special tokens that are set.
         let mut context = json!({
             "messages": messages, "tools": null, "documents": null,
@@ -117,10 +137,31 @@ impl ChatTemplate {
         for (key, text) in &self.special {
             context[*key] = json!(text);
         }
-        let context = Jinja::from(minijinja::value::Serde(context));
-        let template = self.env.get_template(KEY).map_err(|error| explain(self.file, &error))?;
-        template.render(context).map_err(|error| explain(self.file, &error))
+        let (env, file) = (Arc::clone(&self.env), self.file);
+        apart(file, move || {
+            let context = Jinja::from(minijinja::value::Serde(context));
+            let text = env.get_template(KEY).and_then(|template| template.render(context));
+            text.map_err(|error| explain(file, &error))
+        })
     }
+}
+
+/// Works on a thread with a large stack, until the deadline.
+fn apart<T: Send + 'static>(
+    file: &str,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let (send, receive) = mpsc::channel();
+    // A thread that is past its deadline cannot be stopped; it ends with the program, and nobody
+    // waits for what it sends.
+    thread::Builder::new()
+        .name("chat-template".to_owned())
+        .stack_size(STACK)
+        .spawn(move || drop(send.send(work())))
+        .context("cannot start a thread for the chat template")?;
+    receive.recv_timeout(DEADLINE).unwrap_or_else(|_| {
+        Err(anyhow!("chat template in `{file}` takes longer than {} s", DEADLINE.as_secs()))
+    })
 }
 
 /// The template of `tokenizer_config.json`: a text, or the one named `default` in a list.
@@ -128,7 +169,7 @@ fn default_template(value: &Value) -> anyhow::Result<&str> {
     if let Some(text) = value.as_str() {
         return Ok(text);
     }
-    let malformed = || anyhow::anyhow!("`{KEY}` in `{CONFIG_FILE}` is neither a text nor a list of named templates");
+    let malformed = || anyhow!("`{KEY}` in `{CONFIG_FILE}` is neither a text nor a list of named templates");
     let named = value.as_array().ok_or_else(malformed)?;
     let mut names = Vec::new();
     for entry in named {
@@ -162,10 +203,9 @@ fn explain(file: &str, error: &minijinja::Error) -> anyhow::Error {
         );
     }
     match inner.kind() {
-        ErrorKind::OutOfFuel => hinted(
-            format!("{place} works without end or writes too much"),
-            format!("a template may take {FUEL} steps, far more than a conversation needs; mend it"),
+        ErrorKind::OutOfFuel => anyhow!(
+            "{place} works without end or writes too much: more than {FUEL} steps for a conversation"
         ),
-        kind => anyhow::anyhow!("{place}: {kind}{detail}"),
+        kind => anyhow!("{place}: {kind}{detail}"),
     }
 }

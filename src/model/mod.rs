@@ -50,5 +50,5 @@ pub use rope_order::HalvesOrder;
 pub use safetensors_reader::SafetensorsWeights;
 pub use safetensors_writer::{WeightDtype, write_safetensors};
 pub use source::{SourceFormat, SourceModel, TokenizerFiles};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{TOKENIZER_FILE_NAMES, Tokenizer};
 pub use weights::{WeightSource, check_weights, expected_tensors, parameter_count};

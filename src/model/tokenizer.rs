@@ -14,6 +14,10 @@ use crate::error::hinted;
 /// The file every tokenizer needs.
 pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 
+/// The files of a model folder that belong to its tokenizer.
+pub const TOKENIZER_FILE_NAMES: [&str; 4] =
+    [TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+
 /// Turns text into token ids and back.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,

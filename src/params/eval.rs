@@ -48,6 +48,9 @@ pub struct TaskSpec {
     /// commonsense: LLM-Adapters' evaluation prompt).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<super::PromptTemplate>,
+    /// With `prompt: chat`: what the system message says; none without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Longest generation; by default 1024 for GSM8K and 32 for label tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<usize>,
@@ -108,6 +111,12 @@ impl StepParams for EvalParams {
                 problems.push(Problem::new(
                     format!("tasks.{index}.labels"),
                     "an empty label would match everything",
+                ));
+            }
+            if task.system.is_some() && task.prompt != Some(super::PromptTemplate::Chat) {
+                problems.push(Problem::new(
+                    format!("tasks.{index}.system"),
+                    "only `prompt: chat` has a system message",
                 ));
             }
             if task.max_new_tokens == Some(0) {

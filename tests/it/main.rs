@@ -11,3 +11,4 @@ mod run;
 mod schema;
 mod space;
 mod tiny;
+mod tokenizer;

@@ -47,7 +47,10 @@ fn tojson(state: &State, value: &Value, args: Kwargs) -> Result<String, Error> {
     let separators = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
         Some(_) => {
-            return Err(Error::new(ErrorKind::InvalidOperation, "`separators` of `tojson` must be two texts"));
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "`separators` of `tojson` must be two texts",
+            ));
         }
         None => ((if indent.is_some() { "," } else { ", " }).to_owned(), ": ".to_owned()),
     };
@@ -122,7 +125,10 @@ fn trim(text: &str, chars: Option<&str>, start: bool, end: bool) -> String {
 /// Lines as Python's `str.splitlines` cuts them.
 fn split_lines(text: &str, keep: bool) -> Vec<&str> {
     let ends = |c: char| {
-        matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+        matches!(
+            c,
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
     };
     let mut lines = Vec::new();
     let mut rest = text;

@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, ensure};
-use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value as Jinja, syntax::SyntaxConfig};
+use minijinja::{
+    AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value as Jinja, syntax::SyntaxConfig,
+};
 use regex::Regex;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -40,8 +42,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const STACK: usize = 512 << 20;
 
 /// `{% generation %}` marks the model's part for training in transformers and writes nothing.
-static GENERATION: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("the pattern is fixed"));
+static GENERATION: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("the pattern is fixed")
+});
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -82,7 +85,9 @@ impl ChatTemplate {
         let config = read_optional_json(&dir.join(CONFIG_FILE))?;
         match config.as_ref().and_then(|config| config.get(KEY)) {
             None | Some(Value::Null) => Err(hinted(
-                format!("there is no chat template: no `{CHAT_TEMPLATE_FILE}`, and no `{KEY}` in `{CONFIG_FILE}`"),
+                format!(
+                    "there is no chat template: no `{CHAT_TEMPLATE_FILE}`, and no `{KEY}` in `{CONFIG_FILE}`"
+                ),
                 "a base that was not trained on chats often has none; use another `prompt`, such as `alpaca`",
             )),
             Some(value) => Self::new(CONFIG_FILE, default_template(value)?.to_owned(), special),
@@ -203,9 +208,9 @@ fn explain(file: &str, error: &minijinja::Error) -> anyhow::Error {
         );
     }
     match inner.kind() {
-        ErrorKind::OutOfFuel => anyhow!(
-            "{place} works without end or writes too much: more than {FUEL} steps for a conversation"
-        ),
+        ErrorKind::OutOfFuel => {
+            anyhow!("{place} works without end or writes too much: more than {FUEL} steps for a conversation")
+        }
         kind => anyhow!("{place}: {kind}{detail}"),
     }
 }

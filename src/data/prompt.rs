@@ -8,7 +8,7 @@ const INPUT_TASK: &str = "Below is an instruction that describes a task, paired 
 /// LLM-Adapters' prompts are indented Python literals, and keep the indentation.
 const INDENT: &str = "                ";
 
-/// The text before the model's answer, as in training.
+/// The text before the model's answer, as in training; for a chat, what the user says in it.
 pub fn prompt(template: PromptTemplate, instruction: &str, input: &str) -> String {
     let has_input = !input.is_empty();
     match template {
@@ -24,8 +24,8 @@ pub fn prompt(template: PromptTemplate, instruction: &str, input: &str) -> Strin
         PromptTemplate::AlpacaIndented => format!(
             "{PLAIN_TASK}  \n\n{INDENT}### Instruction:\n{INDENT}{instruction}\n{INDENT}\n{INDENT}### Response:\n{INDENT}"
         ),
-        PromptTemplate::Plain if has_input => format!("{instruction}\n{input}"),
-        PromptTemplate::Plain => instruction.to_owned(),
+        PromptTemplate::Plain | PromptTemplate::Chat if has_input => format!("{instruction}\n{input}"),
+        PromptTemplate::Plain | PromptTemplate::Chat => instruction.to_owned(),
         // Documents have no prompt.
         PromptTemplate::Text | PromptTemplate::Document => String::new(),
     }

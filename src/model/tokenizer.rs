@@ -1,27 +1,32 @@
 //! A model's tokenizer: `tokenizer.json` through the `tokenizers` crate, and which of its tokens
-//! end or pad a text. Never assumes an id that no file names.
+//! begin, end or pad a text. Never assumes an id that no file names.
 
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
-use serde_json::Value;
 
 use super::{
-    config::token_ids_from_json,
-    files::{read_bounded, read_optional_json},
+    files::read_bounded,
+    special_tokens::{Named, Role, SpecialTokens},
 };
 use crate::error::hinted;
 
 /// The file every tokenizer needs.
 pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 
+/// The files of a model folder that belong to its tokenizer.
+pub const TOKENIZER_FILE_NAMES: [&str; 4] =
+    [TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+
 /// Turns text into token ids and back.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     vocab_size: usize,
+    bos: Option<u32>,
     eos: Option<u32>,
     eos_text: Option<String>,
     pad: Option<u32>,
+    unk: Option<u32>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -48,32 +53,36 @@ impl Tokenizer {
         let mut tokenizer = Self::from_bytes(&read_bounded(&path)?)
             .with_context(|| format!("`{}` is not a valid tokenizer", path.display()))?;
 
-        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
-            let Some(value) = read_optional_json(&dir.join(name))? else { continue };
-            let named = |key: &str| -> anyhow::Result<Option<u32>> {
-                let Some(text) = token_text(&value, key) else { return Ok(None) };
-                let id = tokenizer.inner.token_to_id(text);
-                id.map(Some).ok_or_else(|| {
-                    anyhow!("`{name}` names `{key}` `{text}`, which is not in `{TOKENIZER_FILE}`")
-                })
-            };
-            let (eos, pad) = (named("eos_token")?, named("pad_token")?);
-            tokenizer.eos = tokenizer.eos.or(eos);
-            tokenizer.pad = tokenizer.pad.or(pad);
-        }
-        for name in ["generation_config.json", "config.json"] {
-            let Some(value) = read_optional_json(&dir.join(name))? else { continue };
-            let first = |key: &str| -> anyhow::Result<Option<u32>> {
-                let ids = token_ids_from_json(key, value.get(key)).with_context(|| format!("in `{name}`"))?;
-                // Some published files name ids beyond the tokenizer; such an id ends nothing.
-                Ok(ids.first().copied().filter(|&id| tokenizer.inner.id_to_token(id).is_some()))
-            };
-            let (eos, pad) = (first("eos_token_id")?, first("pad_token_id")?);
-            tokenizer.eos = tokenizer.eos.or(eos);
-            tokenizer.pad = tokenizer.pad.or(pad);
-        }
+        let special = SpecialTokens::from_dir(dir)?;
+        tokenizer.bos = tokenizer.id_of(Role::Bos, &special)?;
+        tokenizer.eos = tokenizer.id_of(Role::Eos, &special)?;
+        tokenizer.pad = tokenizer.id_of(Role::Pad, &special)?;
+        tokenizer.unk = tokenizer.id_of(Role::Unk, &special)?;
         tokenizer.eos_text = tokenizer.eos.and_then(|id| tokenizer.inner.id_to_token(id));
         Ok(tokenizer)
+    }
+
+    /// The token that the files name for a role: by text, else by id.
+    fn id_of(&self, role: Role, special: &SpecialTokens) -> anyhow::Result<Option<u32>> {
+        if let Some(Named { file, token: text }) = special.text(role) {
+            match (self.inner.token_to_id(text), role) {
+                (Some(id), _) => return Ok(Some(id)),
+                // Without these no row could end or be filled up; the others may be missing.
+                (None, Role::Eos | Role::Pad) => {
+                    return Err(hinted(
+                        format!(
+                            "`{file}` names `{}` `{text}`, which is not in `{TOKENIZER_FILE}`",
+                            role.key()
+                        ),
+                        "take both files from the same model",
+                    ));
+                }
+                (None, Role::Bos | Role::Unk) => {}
+            }
+        }
+        // Some published files name ids beyond the tokenizer; such an id ends nothing.
+        let mut ids = special.ids(role);
+        Ok(ids.find(|&id| self.inner.id_to_token(id).is_some()))
     }
 
     /// Reads the content of a `tokenizer.json`, without special tokens of its own.
@@ -88,7 +97,7 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
         inner.with_padding(None);
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Self { inner, vocab_size, eos: None, eos_text: None, pad: None })
+        Ok(Self { inner, vocab_size, bos: None, eos: None, eos_text: None, pad: None, unk: None })
     }
 
     /// Token ids of a text, with the tokens around it that the model expects if asked for.
@@ -103,12 +112,40 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Token ids of a text without tokens around it, and how many of them lie in its first
+    /// `boundary` bytes. A token across the boundary counts as behind it.
+    ///
+    /// # Errors
+    /// When the tokenizer has no token for a part of the text.
+    pub fn encode_split(&self, text: &str, boundary: usize) -> anyhow::Result<(Vec<u32>, usize)> {
+        let encoding =
+            self.inner.encode(text, false).map_err(|error| anyhow!("cannot tokenize a text: {error}"))?;
+        let before = encoding.get_offsets().iter().take_while(|(_, end)| *end <= boundary).count();
+        Ok((encoding.get_ids().to_vec(), before))
+    }
+
+    /// The first special token in a text: where it ends, and its id.
+    pub(crate) fn first_special(&self, text: &str) -> Option<(usize, u32)> {
+        let tokens = self.inner.get_added_tokens_decoder();
+        let special = tokens.iter().filter(|(_, token)| token.special && !token.content.is_empty());
+        special
+            .filter_map(|(id, token)| Some((text.find(&token.content)?, token.content.len(), *id)))
+            // The longer one where two begin together.
+            .min_by_key(|(start, length, id)| (*start, std::cmp::Reverse(*length), *id))
+            .map(|(start, length, id)| (start + length, id))
+    }
+
     /// Text of token ids.
     ///
     /// # Errors
     /// When the decoder of the tokenizer fails. Unknown ids are left out.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> anyhow::Result<String> {
         self.inner.decode(ids, skip_special_tokens).map_err(|error| anyhow!("cannot decode tokens: {error}"))
+    }
+
+    /// The token that begins a text.
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.bos
     }
 
     /// The token that ends a text.
@@ -121,9 +158,24 @@ impl Tokenizer {
         self.eos_text.as_deref()
     }
 
-    /// The token that fills up short rows: pad, else end of text, else 0.
-    pub fn pad_token_id(&self) -> u32 {
-        self.pad.or(self.eos).unwrap_or(0)
+    /// The token that stands for what the vocabulary cannot spell.
+    pub fn unk_token_id(&self) -> Option<u32> {
+        self.unk
+    }
+
+    /// The token that fills up short rows: the pad token, else the end token, else the unknown
+    /// token, else the beginning token. It is never attended to and never a label.
+    ///
+    /// # Errors
+    /// When the files name none of them.
+    pub fn pad_token_id(&self) -> anyhow::Result<u32> {
+        self.pad.or(self.eos).or(self.unk).or(self.bos).ok_or_else(|| {
+            hinted(
+                "no token can fill up short rows: the tokenizer's files name no pad, end, unknown or \
+                 beginning token",
+                "set `pad_token` or `eos_token` in its tokenizer_config.json",
+            )
+        })
     }
 
     /// Every id is below this.
@@ -150,16 +202,10 @@ impl Tokenizer {
     }
 }
 
-/// A special token's text: a plain text or an object with `content`.
-fn token_text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
-    let token = value.get(key)?;
-    token.as_str().or_else(|| token.get("content")?.as_str()).filter(|text| !text.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -191,10 +237,9 @@ mod tests {
         assert_eq!(ids, [0, 2, 2, 3]);
         assert_eq!(tokenizer.decode(&ids, true).unwrap(), "aabab");
         assert_eq!(tokenizer.decode(&ids, false).unwrap(), "aabab<end>");
-        assert_eq!(
-            (tokenizer.vocab_size(), tokenizer.eos_token_id(), tokenizer.pad_token_id()),
-            (4, None, 0)
-        );
+        assert_eq!((tokenizer.vocab_size(), tokenizer.eos_token_id()), (4, None));
+        // No file names a token to pad with, and none is made up.
+        assert!(tokenizer.pad_token_id().unwrap_err().to_string().contains("no token can fill up"));
     }
 
     #[test]
@@ -202,7 +247,7 @@ mod tests {
         let dir = folder(&[("config.json", json!({"eos_token_id": [1, 2], "pad_token_id": 0}))]);
         let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
         assert_eq!(
-            (tokenizer.eos_token_id(), tokenizer.eos_token(), tokenizer.pad_token_id()),
+            (tokenizer.eos_token_id(), tokenizer.eos_token(), tokenizer.pad_token_id().unwrap()),
             (Some(1), Some("b"), 0)
         );
 
@@ -211,11 +256,22 @@ mod tests {
             ("tokenizer_config.json", json!({"eos_token": {"content": "<end>"}})),
         ]);
         let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
-        assert_eq!((tokenizer.eos_token_id(), tokenizer.pad_token_id()), (Some(3), 3));
+        assert_eq!((tokenizer.eos_token_id(), tokenizer.pad_token_id().unwrap()), (Some(3), 3));
 
         let dir = folder(&[("tokenizer_config.json", json!({"eos_token": "<none>"}))]);
         let message = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
         assert!(message.contains("`<none>`"), "{message}");
+    }
+
+    #[test]
+    fn a_text_is_split_at_a_byte() {
+        let dir = folder(&[]);
+        let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+        assert_eq!(tokenizer.encode_split("a<end>ab", 6).unwrap(), (vec![0, 3, 2], 2));
+        // `ab` lies across the boundary
+        assert_eq!(tokenizer.encode_split("a<end>ab", 7).unwrap(), (vec![0, 3, 2], 2));
+        assert_eq!(tokenizer.first_special("ab<end>"), Some((7, 3)));
+        assert_eq!(tokenizer.first_special("ab"), None);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub struct TokenizerTraining {
 
 impl StepParams for BaseParams {
     const KIND: &'static str = "base";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "Get a base model: a Hugging Face folder, GGUF, llama2.c, or seeded random weights.";
 

@@ -51,6 +51,9 @@ pub struct TaskSpec {
     /// commonsense: LLM-Adapters' evaluation prompt).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptTemplate>,
+    /// With `prompt: chat`: what the system message says; none without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Longest generation; by default 1024 for GSM8K and 32 for label tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<usize>,
@@ -117,8 +120,14 @@ impl StepParams for EvalParams {
                 let field = format!("tasks.{index}.prompt");
                 problems.push(
                     Problem::new(field, "a task needs a prompt, and this template makes none")
-                        .hint("use `alpaca`, `alpaca_indented` or `plain`, or leave it out"),
+                        .hint("use `alpaca`, `alpaca_indented`, `plain` or `chat`, or leave it out"),
                 );
+            }
+            if task.system.is_some() && task.prompt != Some(PromptTemplate::Chat) {
+                problems.push(Problem::new(
+                    format!("tasks.{index}.system"),
+                    "only `prompt: chat` has a system message",
+                ));
             }
             if task.max_new_tokens == Some(0) {
                 problems.push(Problem::new(format!("tasks.{index}.max_new_tokens"), "must be at least 1"));

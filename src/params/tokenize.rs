@@ -16,6 +16,9 @@ pub struct TokenizeParams {
     /// How a row becomes a prompt and a target.
     #[serde(default)]
     pub prompt: PromptTemplate,
+    /// With `prompt: chat`: what the system message says; none without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Compute the loss on the prompt too (LLM-Adapters' default for commonsense is true).
     #[serde(default)]
     pub train_on_inputs: bool,
@@ -39,6 +42,9 @@ pub enum PromptTemplate {
     AlpacaIndented,
     /// The instruction alone, then the output, with nothing added but the tokenizer's specials.
     Plain,
+    /// The base's own chat template: instruction and input are what the user says, the output is
+    /// what the assistant says.
+    Chat,
     /// Text rows joined by the end-of-sequence token and cut into windows of `max_seq_length`.
     Text,
     /// Text rows one by one, each followed by the end-of-sequence token.
@@ -51,9 +57,13 @@ impl StepParams for TokenizeParams {
     const ABOUT: &'static str = "Turn a dataset into token ids and loss labels with a base's tokenizer.";
 
     fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
         if self.max_seq_length < 2 {
-            return vec![Problem::new("max_seq_length", "must be at least 2")];
+            problems.push(Problem::new("max_seq_length", "must be at least 2"));
         }
-        Vec::new()
+        if self.system.is_some() && self.prompt != PromptTemplate::Chat {
+            problems.push(Problem::new("system", "only `prompt: chat` has a system message"));
+        }
+        problems
     }
 }

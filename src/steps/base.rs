@@ -16,19 +16,20 @@ use super::{
 use crate::{
     error::hinted,
     model::{
-        BaseFolder, ModelConfig, RandomWeights, SafetensorsWeights, SourceFormat, SourceModel, Tokenizer,
-        TokenizerFiles, WeightDtype, parameter_count, write_model,
+        BaseFolder, ModelConfig, RandomWeights, SafetensorsWeights, SourceFormat, SourceModel,
+        TOKENIZER_FILE_NAMES, Tokenizer, TokenizerFiles, WeightDtype, parameter_count, write_model,
     },
     params::{BaseParams, RandomInit},
 };
 
 /// Files of a model folder beside its weights that are taken over where they exist.
-const SMALL_FILES: [&str; 5] = [
+const SMALL_FILES: [&str; 6] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "chat_template.jinja",
 ];
 
 pub(crate) fn run(params: &BaseParams, ctx: &StepContext) -> anyhow::Result<()> {
@@ -105,10 +106,13 @@ pub(super) fn copy_small_files(source: &Path, ctx: &StepContext) -> anyhow::Resu
 fn take_tokenizer(path: &Path, ctx: &StepContext) -> anyhow::Result<()> {
     if path.is_dir() {
         Tokenizer::from_dir(path)?;
-        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+        for name in TOKENIZER_FILE_NAMES {
+            let target = ctx.out.join(name);
             if path.join(name).is_file() {
-                fs::copy(path.join(name), ctx.out.join(name))
-                    .with_context(|| format!("cannot copy `{name}`"))?;
+                fs::copy(path.join(name), target).with_context(|| format!("cannot copy `{name}`"))?;
+            } else if target.exists() {
+                // The source's own would name tokens of its own tokenizer.
+                fs::remove_file(target).with_context(|| format!("cannot remove `{name}`"))?;
             }
         }
         return Ok(());

@@ -22,7 +22,7 @@ use crate::{
     digest::Digest,
     error::hinted,
     eval::{GenerateOptions, Gsm8kFilter, LabelExtractor, STOP_STRINGS, cut_at_stop_string, generate, stats},
-    model::device,
+    model::{Chat, device},
     params::{COMMONSENSE_LABELS, EvalParams, PromptTemplate, TaskSpec},
 };
 
@@ -98,6 +98,7 @@ struct Task<'a> {
     truncated: usize,
     max_new_tokens: usize,
     prompt_name: Value,
+    chat: Option<Chat>,
     labels: Vec<String>,
     scorer: Scorer,
 }
@@ -132,6 +133,9 @@ impl<'a> Task<'a> {
             (None, Scorer::Gsm8k) => json!("alpaca_cot"),
             (None, Scorer::Labels(_)) => json!("llm_adapters_eval"),
         };
+        let chat = (spec.prompt == Some(PromptTemplate::Chat))
+            .then(|| Chat::new(&loaded.base_path, &loaded.tokenizer, spec.system.clone()))
+            .transpose()?;
         let mut task = Self {
             spec,
             rows_in_dataset: rows.len(),
@@ -141,6 +145,7 @@ impl<'a> Task<'a> {
             truncated: 0,
             max_new_tokens,
             prompt_name,
+            chat,
             labels,
             scorer,
         };
@@ -151,8 +156,9 @@ impl<'a> Task<'a> {
                     "map it in the `dataset` step: `fields: {answer: <source field>}`",
                 )
             })?;
-            let text = task.render(row);
-            let mut ids = loaded.tokenizer.encode(&text, true)?;
+            let text = task.render(row).with_context(|| format!("row {} of the dataset", index + 1))?;
+            // A chat template writes the tokens around a text itself.
+            let mut ids = loaded.tokenizer.encode(&text, task.chat.is_none())?;
             ensure!(!ids.is_empty(), "row {} of the dataset gives an empty prompt", index + 1);
             if ids.len() > room {
                 task.truncated += 1;
@@ -179,9 +185,12 @@ impl<'a> Task<'a> {
         Ok(task)
     }
 
-    fn render(&self, row: &Row) -> String {
+    fn render(&self, row: &Row) -> anyhow::Result<String> {
         let (instruction, input) = (text(row, "instruction"), text(row, "input"));
-        match (self.spec.prompt, &self.scorer) {
+        if let Some(chat) = &self.chat {
+            return chat.prompt(&prompt(PromptTemplate::Chat, instruction, input));
+        }
+        Ok(match (self.spec.prompt, &self.scorer) {
             (Some(template), _) => prompt(template, instruction, input),
             // The whole question is the instruction, also where training split it.
             (None, Scorer::Gsm8k) => {
@@ -190,7 +199,7 @@ impl<'a> Task<'a> {
                 prompt(PromptTemplate::Alpaca, &question, "") + " Let's think step by step."
             }
             (None, Scorer::Labels(_)) => commonsense_eval_prompt(instruction, input),
-        }
+        })
     }
 
     fn generate(
@@ -202,6 +211,7 @@ impl<'a> Task<'a> {
     ) -> anyhow::Result<Vec<String>> {
         let mut stops = loaded.config.eos_token_ids.clone();
         stops.extend(loaded.tokenizer.eos_token_id());
+        stops.extend(self.chat.as_ref().and_then(Chat::end_token_id));
         let options =
             GenerateOptions { max_new_tokens: self.max_new_tokens, batch_size, stop_token_ids: stops };
         let mut texts = vec![String::new(); self.prompts.len()];
@@ -287,12 +297,15 @@ impl<'a> Task<'a> {
         results.put("primary_metric", name, json!(primary));
         results.put("unparsed", name, unparsed);
         results.put("truncated_prompts", name, json!(self.truncated));
-        let config = json!({
+        let mut config = json!({
             "task": name, "prompt": self.prompt_name, "labels": self.labels,
             "max_new_tokens": self.max_new_tokens, "do_sample": false,
             "until": match self.scorer { Scorer::Gsm8k => &STOP_STRINGS[..], Scorer::Labels(_) => &[] },
             "prompt_digest": Digest::of_bytes(self.texts.first().map_or(&[][..], |text| text.as_bytes())),
         });
+        if let Some(system) = &self.spec.system {
+            config["system"] = json!(system);
+        }
         results.put("configs", name, config);
         Ok(())
     }

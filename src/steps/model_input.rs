@@ -1,6 +1,10 @@
 //! From the artifact that `model:` names to a loaded model.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, bail};
 use burn::tensor::Device;
@@ -22,6 +26,8 @@ pub struct LoadedModel {
     pub tokenizer: Tokenizer,
     /// The base's shape.
     pub config: ModelConfig,
+    /// The base's folder.
+    pub base_path: PathBuf,
     /// Content digest of the base's artifact.
     pub base_digest: Digest,
     /// The adapter's `evergraft.json`.
@@ -61,7 +67,14 @@ pub fn load_for_eval(input: &Arc<Input>, device: &Device) -> anyhow::Result<Load
             .with_context(|| format!("cannot attach the adapter of `{}`", input.node))?;
     }
     let config = model.config.clone();
-    Ok(LoadedModel { model, tokenizer, config, base_digest: base.digest.clone(), adapter })
+    Ok(LoadedModel {
+        model,
+        tokenizer,
+        config,
+        base_path: base.path.clone(),
+        base_digest: base.digest.clone(),
+        adapter,
+    })
 }
 
 /// An adapter folder's `evergraft.json`.

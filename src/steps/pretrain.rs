@@ -8,13 +8,10 @@ use serde_json::json;
 use super::{StepContext, metrics::MetricsLog, model_input::load_base};
 use crate::{
     data::TokenSet,
-    model::{TensorWeights, WeightDtype, device, write_model},
+    model::{TOKENIZER_FILE_NAMES, TensorWeights, WeightDtype, device, write_model},
     params::PretrainParams,
     train::{Subject, Trainer},
 };
-
-/// Files of a base that a continued version keeps as they are.
-const KEPT: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
 
 pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<()> {
     let base = ctx.input(&params.base)?;
@@ -24,7 +21,7 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
     tokens.check_length(model.max_positions())?;
     let trainer = Trainer {
         tokens: &tokens,
-        pad: tokenizer.pad_token_id() as i32,
+        pad: tokenizer.pad_token_id()? as i32,
         params: &params.optimizer,
         subject: Subject::Everything,
         seed: params.seed,
@@ -32,7 +29,7 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
     let mut metrics = MetricsLog::create(ctx, &params.optimizer, trainer.total_steps())?;
     let summary = trainer.run(&mut model, &mut |update| metrics.record(update))?;
     metrics.finish()?;
-    for name in KEPT {
+    for name in TOKENIZER_FILE_NAMES {
         let source = base.path.join(name);
         if source.exists() {
             fs::copy(&source, ctx.out.join(name)).with_context(|| format!("cannot copy `{name}`"))?;

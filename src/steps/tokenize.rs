@@ -12,7 +12,7 @@ use crate::{
     data::{IGNORED_LABEL, Row, TokenSet, prompt::prompt},
     digest::Digest,
     error::hinted,
-    model::Tokenizer,
+    model::{Chat, Tokenizer},
     params::{PromptTemplate, TokenizeParams},
 };
 
@@ -30,7 +30,10 @@ pub(crate) fn run(params: &TokenizeParams, ctx: &StepContext) -> anyhow::Result<
     })? as i32;
     let rows = rows_of(&ctx.input(&params.dataset)?.path)?;
     ctx.progress.begin(Some(rows.len() as u64), "rows");
-    let encoder = Encoder { tokenizer: &tokenizer, params, eos };
+    let chat = (params.prompt == PromptTemplate::Chat)
+        .then(|| Chat::new(&base.path, &tokenizer, params.system.clone()))
+        .transpose()?;
+    let encoder = Encoder { tokenizer: &tokenizer, chat: chat.as_ref(), params, eos };
     let mut encoded = Vec::with_capacity(rows.len());
     for (index, chunk) in rows.chunks(CHUNK).enumerate() {
         ctx.cancel.check()?;
@@ -68,7 +71,7 @@ pub(crate) fn run(params: &TokenizeParams, ctx: &StepContext) -> anyhow::Result<
         set.rows(),
         set.tokens()
     ));
-    let about = json!({
+    let mut about = json!({
         "rows": set.rows(),
         "tokens": set.tokens(),
         "label_tokens": label_tokens,
@@ -81,6 +84,9 @@ pub(crate) fn run(params: &TokenizeParams, ctx: &StepContext) -> anyhow::Result<
         "eos_token_id": eos,
         "tokenizer_digest": Digest::of_file(&base.path.join("tokenizer.json"))?,
     });
+    if let Some(system) = &params.system {
+        about["system"] = json!(system);
+    }
     ctx.write_json("tokens.json", &about)
 }
 
@@ -93,6 +99,8 @@ struct Encoded {
 
 struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
+    /// The base's chat format, for `prompt: chat`.
+    chat: Option<&'a Chat>,
     params: &'a TokenizeParams,
     eos: i32,
 }
@@ -123,6 +131,9 @@ impl Encoder<'_> {
         );
         let prompt = prompt(template, text(row, "instruction"), text(row, "input"));
         let output = text(row, "output");
+        if let Some(chat) = self.chat {
+            return self.chat_row(chat, &prompt, output);
+        }
         let mut ids = match template {
             // LLM-Adapters appends the id, if the row was not cut and does not end in it.
             PromptTemplate::AlpacaIndented => {
@@ -141,6 +152,18 @@ impl Encoder<'_> {
         let truncated = ids.len() > self.params.max_seq_length;
         ids.truncate(self.params.max_seq_length);
         let masked = if self.params.train_on_inputs { 0 } else { self.encode(&prompt)?.len().min(ids.len()) };
+        Ok(Encoded { ids, masked, truncated })
+    }
+
+    /// The whole conversation is tokenized at once, as transformers does; the template writes the
+    /// tokens around it.
+    fn chat_row(&self, chat: &Chat, user: &str, output: &str) -> anyhow::Result<Encoded> {
+        let (text, prompt) = chat.conversation(user, output)?;
+        let (ids, masked) = self.tokenizer.encode_split(&text, prompt)?;
+        let mut ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
+        let truncated = ids.len() > self.params.max_seq_length;
+        ids.truncate(self.params.max_seq_length);
+        let masked = if self.params.train_on_inputs { 0 } else { masked.min(ids.len()) };
         Ok(Encoded { ids, masked, truncated })
     }
 

@@ -22,7 +22,7 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
     ctx.log(format_args!("{trainable} trainable parameters"));
     let trainer = Trainer {
         tokens: &tokens,
-        pad: tokenizer.pad_token_id() as i32,
+        pad: tokenizer.pad_token_id()? as i32,
         params: &params.optimizer,
         subject: Subject::Adapter {
             trans_peft: params.trans_peft.clone(),

@@ -11,3 +11,5 @@ mod run;
 mod schema;
 mod space;
 mod tiny;
+mod tokenizer;
+mod tokenizer_chat;

@@ -4,23 +4,29 @@
 //! field list and the steps' input, so the three cannot drift apart. This module
 //! knows nothing of recipes, caches or tensors.
 
+mod address;
 mod base;
 mod command;
 mod common;
 mod dataset;
 mod eval;
 mod kind;
+mod remote;
 mod report;
 mod swap;
 mod tokenize;
 mod train;
 
+pub use address::{
+    Address, AddressError, HubAddress, RepoKind, file_name, host_of, is_commit, is_hex, is_loopback, is_safe_path,
+};
 pub use base::{BaseParams, RandomInit, TokenizerTraining};
 pub use command::CommandParams;
-pub use common::{ArtifactRef, DeviceName, Dtype, Problem, REF_KEY, SourceFile, StepParams};
+pub use common::{ArtifactRef, DeviceName, Dtype, Problem, REF_KEY, RemoteFields, SourceFile, StepParams};
 pub use dataset::{ArtifactFile, DatasetFormat, DatasetParams, Sources};
 pub use eval::{COMMONSENSE_LABELS, EvalParams, TaskSpec, known_tasks};
 pub use kind::{KINDS, Kind, Parsed};
+pub use remote::Remote;
 pub use report::{ReportParams, SHIPPED_TEMPLATES};
 pub use swap::SwapParams;
 pub use tokenize::{PromptTemplate, TokenizeParams};

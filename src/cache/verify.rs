@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::{
     record::{self, Record},
-    store::{BUCKET, Cache},
+    store::{BUCKET, Cache, DOWNLOADS},
 };
 use crate::digest::Digest;
 
@@ -70,7 +70,8 @@ impl Cache {
     /// Counts records and bytes.
     pub fn size(&self) -> Size {
         let mut size = Size::default();
-        for entry in walkdir::WalkDir::new(self.root.join(BUCKET)).into_iter().flatten() {
+        let folders = [BUCKET, DOWNLOADS].map(|name| walkdir::WalkDir::new(self.root.join(name)));
+        for entry in folders.into_iter().flatten().flatten() {
             if let Ok(about) = entry.metadata()
                 && about.is_file()
             {
@@ -88,8 +89,12 @@ impl Cache {
     /// When a file cannot be removed.
     pub fn clean(&self) -> anyhow::Result<Size> {
         let size = self.size();
-        let folder = self.root.join(BUCKET);
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove `{}`", folder.display()))?;
+        for folder in [BUCKET, DOWNLOADS].map(|name| self.root.join(name)) {
+            if folder.exists() {
+                fs::remove_dir_all(&folder)
+                    .with_context(|| format!("cannot remove `{}`", folder.display()))?;
+            }
+        }
         Ok(size)
     }
 }

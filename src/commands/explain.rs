@@ -17,7 +17,7 @@ pub(super) fn run(cli: &Cli, args: &StepArgs) -> Result<(), Error> {
     let cache = open_cache(cli)?;
     let nodes = status(&plan, &cache, &BTreeSet::new())?;
     let mut reports = Vec::new();
-    for (_, node) in nodes.iter().filter(|(index, _)| wanted.contains(index)) {
+    for (index, node) in nodes.iter().filter(|(index, _)| wanted.contains(index)) {
         let last = cache.last_key(&plan.recipe_name, &node.step);
         let differences = match (&node.preimage, &last) {
             (Some(now), Some(last)) => now.differences(last),
@@ -30,6 +30,9 @@ pub(super) fn run(cli: &Cli, args: &StepArgs) -> Result<(), Error> {
         let state = match node.state {
             State::Cached => "cached",
             State::Run => "would run",
+            State::Waits if node.key.is_none() && plan.graph[*index].unpinned().is_some() => {
+                "would run, or be cached if the hub tells a known commit"
+            }
             State::Waits => "would run, or be cached if the steps before it make the same bytes",
         };
         let mut text = format!("{}: {state} ({})\n", node.step, node.why);

@@ -16,7 +16,7 @@ pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
     if args.dry_run {
         return super::plan::run(cli, &args.recipe, false, args.format);
     }
-    let plan = planned(&args.recipe.recipe, &args.recipe.set)?;
+    let mut plan = planned(&args.recipe.recipe, &args.recipe.set)?;
     let cache = open_cache(cli)?;
     let mut forced = BTreeSet::new();
     for name in &args.force {
@@ -27,6 +27,13 @@ pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
     }
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
     let selection = Selection { only: args.only.clone(), from: args.from.clone(), until: args.until.clone() };
+    let cancel = exec::watch_signals()?;
+    let say = |line: &str| {
+        if !cli.quiet {
+            eprintln!("{line}");
+        }
+    };
+    exec::pin(&mut plan, &selection, args.update_lock, &cancel, &say)?;
     let options = RunOptions {
         selection,
         forced,
@@ -36,7 +43,6 @@ pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
         lock_timeout: args.lock_timeout.map(Duration::from_secs),
         outputs: args.outputs.clone(),
     };
-    let cancel = exec::watch_signals()?;
     let json = args.format == Format::Json;
     let observer: Box<dyn Observer> = if json {
         Box::new(JsonLines)

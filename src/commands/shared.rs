@@ -12,13 +12,18 @@ use crate::{
     cli::Cli,
     env,
     error::{Error, hinted},
+    hub::LockFile,
     plan::{self, Plan},
     recipe,
 };
 
-/// Reads a recipe and makes its plan.
+/// Reads a recipe and makes its plan, with the commits of its lock file.
 pub(super) fn planned(recipe: &Path, sets: &[String]) -> Result<Plan, Error> {
-    plan::build(&recipe::load(recipe, sets)?)
+    let mut plan = plan::build(&recipe::load(recipe, sets)?)?;
+    if plan.wants_pins() {
+        plan.pin(&LockFile::of_recipe(&plan.recipe_path).map_err(Error::Usage)?.commits);
+    }
+    Ok(plan)
 }
 
 pub(super) fn cache_root(cli: &Cli) -> Result<PathBuf, Error> {

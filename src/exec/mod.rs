@@ -3,6 +3,7 @@
 mod event;
 mod keys;
 mod outputs;
+mod pins;
 mod scheduler;
 mod signal;
 mod status;
@@ -11,6 +12,7 @@ mod worker;
 pub use event::{Event, Observer};
 pub use keys::Keys;
 pub use outputs::{RunFolder, latest_run};
+pub use pins::pin;
 pub use scheduler::{RunOptions, RunSummary, run};
 pub use signal::watch_signals;
 pub use status::{NodeStatus, State, status};

@@ -162,6 +162,7 @@ impl Worker<'_> {
             node: &job.node.id,
             out,
             inputs: &job.inputs,
+            downloads: &self.cache.downloads(),
             progress: progress.as_ref(),
             cancel: &job.cancel,
             log: &log,

@@ -111,11 +111,8 @@ pub(super) fn files_of(
     work: &Work,
 ) -> anyhow::Result<Vec<RepoFile>> {
     let endpoint = Origin::of(&settings.endpoint)?;
-    let mut link = format!(
-        "{}/tree/{}?recursive={deep}&expand=false",
-        api(settings, hub),
-        encode(hub.revision(), "")
-    );
+    let mut link =
+        format!("{}/tree/{}?recursive={deep}&expand=false", api(settings, hub), encode(hub.revision(), ""));
     let mut files = Vec::new();
     let cannot = || format!("cannot list the files of `{hub}`");
     loop {
@@ -155,7 +152,10 @@ impl RepoFile {
         }
         let name: String = self.path.chars().take(200).collect();
         Err(hinted(
-            format!("`{hub}` holds a file with the dangerous name `{}`; nothing was fetched", name.escape_debug()),
+            format!(
+                "`{hub}` holds a file with the dangerous name `{}`; nothing was fetched",
+                name.escape_debug()
+            ),
             "do not trust this repository",
         ))
     }

@@ -53,9 +53,7 @@ fn splits(files: &Value) -> Vec<(String, Vec<String>)> {
         Value::Object(map) => map.iter().map(|(split, paths)| (split.clone(), patterns(paths))).collect(),
         Value::Array(items) if items.iter().any(Value::is_object) => items
             .iter()
-            .filter_map(|item| {
-                Some((item.get("split")?.as_str()?.to_owned(), patterns(item.get("path")?)))
-            })
+            .filter_map(|item| Some((item.get("split")?.as_str()?.to_owned(), patterns(item.get("path")?))))
             .collect(),
         other => match patterns(other) {
             paths if paths.is_empty() => Vec::new(),

@@ -97,11 +97,7 @@ fn choose<'p>(
 }
 
 /// The subset that is meant.
-fn pick<'c>(
-    source: &Source,
-    card: &'c [Subset],
-    subset: Option<&str>,
-) -> anyhow::Result<Option<&'c Subset>> {
+fn pick<'c>(source: &Source, card: &'c [Subset], subset: Option<&str>) -> anyhow::Result<Option<&'c Subset>> {
     let names = || card.iter().map(|subset| subset.name.as_str()).take(30).collect::<Vec<_>>().join(", ");
     let found = match subset {
         Some(name) => card.iter().find(|subset| subset.name == name),
@@ -140,7 +136,10 @@ fn by_patterns<'p>(
     if source.settings.offline {
         return Err(offline::missing(&message));
     }
-    Err(hinted(message, "parquet, jsonl, json, csv and txt are read; `@refs/convert/parquet` often has parquet"))
+    Err(hinted(
+        message,
+        "parquet, jsonl, json, csv and txt are read; `@refs/convert/parquet` often has parquet",
+    ))
 }
 
 fn no_split(source: &Source, split: &str, there: Vec<String>) -> anyhow::Error {

@@ -85,12 +85,8 @@ impl Download<'_> {
     fn attempt(&mut self, wrong: &mut u32) -> Result<(), Fault> {
         let part = self.part();
         let cannot = || format!("cannot write `{}`", part.display());
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&part)
-            .with_context(cannot)?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).write(true).open(&part).with_context(cannot)?;
         let mut have = file.metadata().with_context(cannot)?.len();
         if have > self.wanted.size.unwrap_or(MAX_FILE) {
             file.set_len(0).with_context(cannot)?;
@@ -122,7 +118,9 @@ impl Download<'_> {
             (416, Some(range)) if range.total == Some(have) && self.wanted.size.is_none() => return Ok(()),
             (status, _) => {
                 file.set_len(0).with_context(cannot)?;
-                return Err(Fault::again(anyhow!("the server answers {status} with another range than asked")));
+                return Err(Fault::again(anyhow!(
+                    "the server answers {status} with another range than asked"
+                )));
             }
         };
         if let (Some(size), Some(announced)) = (self.wanted.size, announced)

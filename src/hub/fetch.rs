@@ -42,7 +42,8 @@ impl Source<'_> {
         files.iter().try_for_each(|file| file.check_name(self.hub))?;
         let folder = self.folder();
         folder.prepare()?;
-        let meter = Meter::new(work.progress, files.iter().fold(0, |sum, file| file.size.saturating_add(sum)));
+        let meter =
+            Meter::new(work.progress, files.iter().fold(0, |sum, file| file.size.saturating_add(sum)));
         let failed = AtomicBool::new(false);
         let first_error = Mutex::new(None);
         let next = AtomicUsize::new(0);

@@ -49,7 +49,9 @@ impl RepoFolder {
     /// tool may have the files of that commit only.
     pub(super) fn add_reference(&self, revision: &str, commit: &str) {
         let path = self.root.join("refs").join(revision);
-        if !path.exists() && let Some(folder) = path.parent() {
+        if !path.exists()
+            && let Some(folder) = path.parent()
+        {
             // Only offline use by other tools suffers when this fails.
             let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&path, commit));
         }

@@ -50,8 +50,7 @@ pub fn resolve(settings: &Settings, hub: &HubAddress, work: &Work) -> anyhow::Re
         });
     }
     let http = Http::new(settings)?;
-    let commit =
-        watched(work, || http.agent().shutdown(), || api::commit_of(&http, settings, hub, work))?;
+    let commit = watched(work, || http.agent().shutdown(), || api::commit_of(&http, settings, hub, work))?;
     folder.add_reference(hub.revision(), &commit);
     Ok(commit)
 }

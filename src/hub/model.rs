@@ -67,8 +67,12 @@ pub(super) fn fetch(source: &Source, part: ModelPart, work: &Work) -> anyhow::Re
         return Ok(FetchedModel { path: links.path().join(name), _links: links });
     }
     let inside = Inside::new(source, &all)?;
-    let mut wanted: Vec<RepoFile> =
-        inside.files.iter().filter(|(name, _)| is_small(name, part)).map(|(_, file)| (*file).clone()).collect();
+    let mut wanted: Vec<RepoFile> = inside
+        .files
+        .iter()
+        .filter(|(name, _)| is_small(name, part))
+        .map(|(_, file)| (*file).clone())
+        .collect();
     if offline {
         inside.check_offline(source, work)?;
     }
@@ -80,8 +84,7 @@ pub(super) fn fetch(source: &Source, part: ModelPart, work: &Work) -> anyhow::Re
         wanted.extend(inside.weights(source, read_index)?);
     }
     let places = get(&wanted, work)?;
-    let named: Vec<(&str, &PathBuf)> =
-        wanted.iter().map(|file| inside.name(file)).zip(&places).collect();
+    let named: Vec<(&str, &PathBuf)> = wanted.iter().map(|file| inside.name(file)).zip(&places).collect();
     let links = view(&named)?;
     Ok(FetchedModel { path: links.path().to_owned(), _links: links })
 }
@@ -132,7 +135,11 @@ impl<'a> Inside<'a> {
                 None if source.settings.offline => {
                     return Err(offline::missing(&format!("`{name}` of `{}` is not here", source.hub)));
                 }
-                None => bail!("`{INDEX}` of `{}` names `{}`, which it does not hold", source.hub, name.escape_debug()),
+                None => bail!(
+                    "`{INDEX}` of `{}` names `{}`, which it does not hold",
+                    source.hub,
+                    name.escape_debug()
+                ),
             }
         }
         Ok(wanted)
@@ -140,7 +147,10 @@ impl<'a> Inside<'a> {
 
     fn no_weights(&self, source: &Source) -> anyhow::Error {
         if source.settings.offline {
-            return offline::missing(&format!("neither `{SINGLE}` nor `{INDEX}` of `{}` is here", source.hub));
+            return offline::missing(&format!(
+                "neither `{SINGLE}` nor `{INDEX}` of `{}` is here",
+                source.hub
+            ));
         }
         if let Some((name, _)) = self.files.iter().find(|(name, _)| is_pickle(name)) {
             return pickle(source, name);

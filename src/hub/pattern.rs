@@ -26,12 +26,17 @@ pub(super) fn compile(pattern: &str) -> anyhow::Result<Regex> {
             rest = after;
             continue;
         }
-        if c == '[' && let Some(end) = rest.find(']').filter(|end| *end > 1) {
+        if c == '['
+            && let Some(end) = rest.find(']').filter(|end| *end > 1)
+        {
             let (class, negated) = match rest[1..end].strip_prefix('!') {
                 Some(class) => (class, "^"),
                 None => (&rest[1..end], ""),
             };
-            out.push_str(&format!("[{negated}{}]", class.replace('\\', r"\\").replace('[', r"\[").replace('^', r"\^")));
+            out.push_str(&format!(
+                "[{negated}{}]",
+                class.replace('\\', r"\\").replace('[', r"\[").replace('^', r"\^")
+            ));
             rest = &rest[end + 1..];
             continue;
         }

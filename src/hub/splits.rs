@@ -103,8 +103,14 @@ mod tests {
 
     #[test]
     fn splits_are_found_by_name() {
-        let repo = ["README.md", "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet",
-            "data/test-00000-of-00001.parquet", "data/validation_matched-00000-of-00001.parquet", "dataset_infos.json"];
+        let repo = [
+            "README.md",
+            "data/train-00000-of-00002.parquet",
+            "data/train-00001-of-00002.parquet",
+            "data/test-00000-of-00001.parquet",
+            "data/validation_matched-00000-of-00001.parquet",
+            "dataset_infos.json",
+        ];
         assert_eq!(of_split(&repo, "train").unwrap().len(), 2);
         assert_eq!(of_split(&repo, "validation_matched").unwrap().len(), 1);
         assert_eq!(of_split(&repo, "dev").unwrap_err(), ["train", "test", "validation_matched"]);

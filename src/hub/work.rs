@@ -62,9 +62,9 @@ impl<'a> Meter<'a> {
 
     /// Bytes that must be fetched once more.
     pub(super) fn take_back(&self, bytes: u64) {
-        let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
-            Some(all.saturating_sub(bytes))
-        });
+        let _ = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| Some(all.saturating_sub(bytes)));
     }
 }
 

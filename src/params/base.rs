@@ -64,8 +64,7 @@ pub struct TokenizerTraining {
 impl StepParams for BaseParams {
     const KIND: &'static str = "base";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str =
-        "Get a base model: a Hugging Face folder or hub repository, GGUF, llama2.c, or seeded random weights.";
+    const ABOUT: &'static str = "Get a base model: a Hugging Face folder or hub repository, GGUF, llama2.c, or seeded random weights.";
 
     const REMOTE: Option<RemoteFields> =
         Some(RemoteFields { fields: &["source", "tokenizer"], kind: RepoKind::Model });

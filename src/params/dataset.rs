@@ -103,10 +103,8 @@ pub enum DatasetFormat {
 impl StepParams for DatasetParams {
     const KIND: &'static str = "dataset";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str =
-        "Read rows from json, jsonl, csv, parquet or text, here or on the hub, into one canonical JSONL file.";
-    const REMOTE: Option<RemoteFields> =
-        Some(RemoteFields { fields: &["source"], kind: RepoKind::Dataset });
+    const ABOUT: &'static str = "Read rows from json, jsonl, csv, parquet or text, here or on the hub, into one canonical JSONL file.";
+    const REMOTE: Option<RemoteFields> = Some(RemoteFields { fields: &["source"], kind: RepoKind::Dataset });
 
     fn revision(&self) -> Option<&str> {
         self.revision.as_deref()

@@ -6,8 +6,8 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
 use super::{
-    BaseParams, CommandParams, DatasetParams, EvalParams, PretrainParams, Problem, Remote, ReportParams, StepParams, remote,
-    SwapParams, TokenizeParams, TrainParams,
+    BaseParams, CommandParams, DatasetParams, EvalParams, PretrainParams, Problem, Remote, ReportParams,
+    StepParams, SwapParams, TokenizeParams, TrainParams, remote,
 };
 
 /// What the planner knows of a step kind.

@@ -18,7 +18,8 @@ mod tokenize;
 mod train;
 
 pub use address::{
-    Address, AddressError, HubAddress, RepoKind, file_name, host_of, is_commit, is_hex, is_loopback, is_safe_path,
+    Address, AddressError, HubAddress, RepoKind, file_name, host_of, is_commit, is_hex, is_loopback,
+    is_safe_path,
 };
 pub use base::{BaseParams, RandomInit, TokenizerTraining};
 pub use command::CommandParams;

@@ -93,6 +93,8 @@ pub struct StepContext<'a> {
     pub out: &'a Path,
     /// The artifacts that the parameters name, by node id.
     pub inputs: &'a BTreeMap<String, Arc<Input>>,
+    /// Where files of the web are kept by their digest.
+    pub downloads: &'a Path,
     /// Where to report how far the step is.
     pub progress: &'a dyn Progress,
     /// Ask this in long loops.

@@ -153,7 +153,7 @@ impl RepoFile {
         let name: String = self.path.chars().take(200).collect();
         Err(hinted(
             format!(
-                "`{hub}` holds a file with the dangerous name `{}`; nothing was fetched",
+                "`{hub}` holds a file with the dangerous name `{}`, so it is not used",
                 name.escape_debug()
             ),
             "do not trust this repository",

@@ -52,9 +52,12 @@ pub(super) fn fetch(
     };
     let paths: Vec<&str> = all.iter().map(|file| file.path.as_str()).collect();
     let chosen = choose(source, &card, &paths, subset, split)?;
-    if offline {
-        offline::check_shards(source.hub, &chosen)?;
-        work.warn(&format!("offline: took what the hub's cache holds of `{}`", source.hub));
+    if offline && !offline::check_shards(source.hub, &chosen)? {
+        work.warn(&format!(
+            "offline: took `{}` of `{}`; whether there is more is not known",
+            chosen.join("`, `"),
+            source.hub
+        ));
     }
     work.log(&format!("files of `{split}`: {}", chosen.join(", ")));
     let files: Vec<RepoFile> = chosen.into_iter().filter_map(find).cloned().collect();

@@ -70,6 +70,7 @@ impl Source<'_> {
                 });
             }
         });
+        meter.finish();
         (work.stop)()?;
         if let Some(error) = first_error.into_inner().unwrap_or_default() {
             return Err(error);

@@ -73,8 +73,9 @@ pub(super) fn fetch(source: &Source, part: ModelPart, work: &Work) -> anyhow::Re
         .filter(|(name, _)| is_small(name, part))
         .map(|(_, file)| (*file).clone())
         .collect();
-    if offline {
-        inside.check_offline(source, work)?;
+    match offline {
+        true => inside.check_offline(source, work)?,
+        false => inside.remember_missing(source),
     }
     if part == ModelPart::Whole {
         let read_index = |file: &RepoFile| -> anyhow::Result<PathBuf> {
@@ -166,17 +167,26 @@ impl<'a> Inside<'a> {
         hinted(format!("`{}` holds no `{SINGLE}` and no `{INDEX}`", source.hub), hint)
     }
 
+    /// The list of files is complete: what is not in it does not exist. Other tools read these
+    /// marks too.
+    fn remember_missing(&self, source: &Source) {
+        let folder = source.folder();
+        for name in EXPECTED.iter().chain(&OPTIONAL).filter(|name| self.find(name).is_none()) {
+            folder.remember_to_lack(source.hub.revision(), &format!("{}{name}", self.prefix));
+        }
+    }
+
     /// Another tool may have fetched some files only. What must be there is an error, what may be
     /// missing a warning.
     fn check_offline(&self, source: &Source, work: &Work) -> anyhow::Result<()> {
+        let (folder, commit) = (source.folder(), source.hub.revision());
         let unknown = |name: &&str| {
-            self.find(name).is_none()
-                && !offline::known_not_to_exist(source, &format!("{}{name}", self.prefix))
+            self.find(name).is_none() && !folder.is_known_to_lack(commit, &format!("{}{name}", self.prefix))
         };
         if let Some(name) = EXPECTED.iter().find(|name| unknown(name)) {
             return Err(offline::missing(&format!("`{name}` of `{}` is not here", source.hub)));
         }
-        let unsure: Vec<&str> = OPTIONAL[..2].iter().filter(|name| unknown(name)).copied().collect();
+        let unsure: Vec<&str> = OPTIONAL.iter().filter(|name| unknown(name)).copied().collect();
         if !unsure.is_empty() {
             work.warn(&format!(
                 "offline: took what the hub's cache holds of `{}`; whether it has `{}` is not known",

@@ -1,6 +1,10 @@
 //! Without a network: what other runs and tools left in the hub's cache for a commit.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 
@@ -47,22 +51,11 @@ fn blob_name(link: &Path) -> Option<Checksum> {
     Checksum::from_name(target.file_name()?.to_str()?)
 }
 
-/// Whether a tool found out that the commit has no such file.
-pub(super) fn known_not_to_exist(source: &Source, path: &str) -> bool {
-    let snapshots = source.folder().snapshot("x");
-    let root = snapshots.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    root.join(".no_exist").join(source.hub.revision()).join(path).exists()
-}
-
 /// Checks files that are there and gives their places.
 ///
 /// # Errors
 /// When one is damaged.
-pub(super) fn use_there(
-    source: &Source,
-    files: &[RepoFile],
-    work: &Work,
-) -> anyhow::Result<Vec<std::path::PathBuf>> {
+pub(super) fn use_there(source: &Source, files: &[RepoFile], work: &Work) -> anyhow::Result<Vec<PathBuf>> {
     let root = source.folder().snapshot(source.hub.revision());
     files
         .iter()
@@ -76,12 +69,16 @@ pub(super) fn use_there(
         .collect()
 }
 
+/// Whether all files are numbered, so that it is known that none is missing.
+///
 /// # Errors
 /// When files are numbered `00000-of-00003` and some are missing.
-pub(super) fn check_shards(hub: &HubAddress, names: &[&str]) -> anyhow::Result<()> {
+pub(super) fn check_shards(hub: &HubAddress, names: &[&str]) -> anyhow::Result<bool> {
     let pattern = regex::Regex::new(r"^(.*)-(\d{5})-of-(\d{5})").context("a fixed pattern")?;
     let mut groups: BTreeMap<(String, usize), usize> = BTreeMap::new();
+    let mut numbered = 0;
     for found in names.iter().filter_map(|name| pattern.captures(name)) {
+        numbered += 1;
         let total = found[3].parse().unwrap_or(0);
         *groups.entry((found[1].to_owned(), total)).or_default() += 1;
     }
@@ -90,5 +87,5 @@ pub(super) fn check_shards(hub: &HubAddress, names: &[&str]) -> anyhow::Result<(
             return Err(missing(&format!("`{hub}` has {there} of the {total} files `{prefix}-*` here")));
         }
     }
-    Ok(())
+    Ok(numbered == names.len())
 }

@@ -17,7 +17,9 @@ const NOT_ROWS: [&str; 5] =
 /// The kind of a file with rows; none for any other file.
 pub(super) fn kind(path: &str) -> Option<&'static str> {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let hidden = path.split('/').any(|part| part.starts_with('_') || (part.starts_with('.') && part != ".."));
+    let hidden = path
+        .split('/')
+        .any(|part| part.starts_with('_') || (part.starts_with('.') && ![".", ".."].contains(&part)));
     if hidden || NOT_ROWS.contains(&name) {
         return None;
     }
@@ -28,7 +30,7 @@ pub(super) fn kind(path: &str) -> Option<&'static str> {
 }
 
 /// A dataset may hold the same rows in several kinds of files; only the most frequent counts.
-pub(super) fn of_one_kind<'p>(paths: Vec<&'p str>) -> Vec<&'p str> {
+pub(super) fn of_one_kind(paths: Vec<&str>) -> Vec<&str> {
     let count = |wanted: &str| paths.iter().filter(|path| kind(path) == Some(wanted)).count();
     // The first of the best wins; `max_by_key` would take the last.
     let best = KINDS.into_iter().rev().max_by_key(|wanted| count(wanted)).unwrap_or_default();

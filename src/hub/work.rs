@@ -60,6 +60,11 @@ impl<'a> Meter<'a> {
         }
     }
 
+    /// Shows the final state.
+    pub(super) fn finish(&self) {
+        self.progress.update(self.bytes.load(Ordering::Relaxed) >> 20, "");
+    }
+
     /// Bytes that must be fetched once more.
     pub(super) fn take_back(&self, bytes: u64) {
         let _ = self

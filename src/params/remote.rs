@@ -50,8 +50,8 @@ pub(super) fn remotes<P: StepParams>(params: &P) -> (Vec<Remote>, Vec<Problem>) 
     let files = params.files();
     for (at, (field, file)) in files.iter().enumerate() {
         let index = files[..at].iter().filter(|(other, _)| other == field).count();
-        let several = files.iter().filter(|(other, _)| other == field).count() > 1;
-        let place = if several { format!("{field}.{index}") } else { (*field).to_owned() };
+        // A text that is no list has no part 0; then the field itself is shown.
+        let place = format!("{field}.{index}");
         let Some(address) = file.0.to_str().and_then(Address::parse) else { continue };
         match address {
             Err(error) => problems.push(Problem::new(place, error.message).hint(error.hint)),

@@ -565,7 +565,7 @@ fn offline_makes_no_request_and_names_what_is_missing() {
     assert!(error.contains("`tokenizer.json`"), "{error}");
     // Another tool found out that there is none.
     let none = place.dir.path().join("hub/models--org--m/.no_exist").join(COMMIT);
-    fs::create_dir_all(&none).unwrap();
+    assert!(none.join("chat_template.jinja").exists() && !none.join("config.json").exists());
     fs::write(none.join("tokenizer.json"), "").unwrap();
     assert_eq!(place.model(&offline, "hf://org/m").unwrap().len(), got.len() - 1);
     fs::write(snapshot.join("model.safetensors"), "damaged").unwrap();
@@ -640,6 +640,32 @@ fn shards_are_fetched_in_parallel() {
     let got = place.rows(&place.settings(&hub), "hf://datasets/org/d", None, "train").unwrap();
     assert_eq!(got, names);
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[test]
+fn progress_counts_all_files_together() {
+    #[derive(Default)]
+    struct Seen(Mutex<Vec<(Option<u64>, u64)>>);
+    impl evergraft::progress::Progress for Seen {
+        fn begin(&self, total: Option<u64>, unit: &'static str) {
+            assert_eq!(unit, "MiB");
+            self.0.lock().unwrap().push((total, 0));
+        }
+        fn update(&self, done: u64, _: &str) {
+            self.0.lock().unwrap().push((None, done));
+        }
+    }
+    let (hub, place) = (Hub::start(), Place::new());
+    one_file(&hub, &noise(5 << 20, 11));
+    let seen = Seen::default();
+    let settings = place.settings(&hub);
+    let work = |work: &Work| {
+        let work = Work { progress: &seen, ..*work };
+        hub::fetch_model(&settings, &address("hf://org/m"), ModelPart::Whole, &work).map(drop)
+    };
+    place.work(work).unwrap();
+    let seen = seen.0.lock().unwrap();
+    assert_eq!((seen[0], seen.last()), ((Some(5), 0), Some(&(None, 5))));
 }
 
 #[test]

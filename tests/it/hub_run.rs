@@ -199,22 +199,24 @@ fn a_killed_download_goes_on_where_it_was() {
 
 #[test]
 fn ctrl_c_ends_a_silent_download() {
-    let world = World::new(RECIPE);
-    world.hub.twist(|request, _| {
-        request.path.ends_with("train.csv").then(|| Reply { stall: Some(3), ..Reply::new(200, ROWS) })
-    });
-    let child = world.command(&["run", "--only", "rows"]).stderr(Stdio::piped()).spawn().unwrap();
-    let start = Instant::now();
-    while !world.hub.requests().iter().any(|request| request.path.ends_with("train.csv")) {
-        assert!(start.elapsed() < Duration::from_secs(30), "the download did not begin");
-        std::thread::sleep(Duration::from_millis(10));
+    for silent in ["train.csv", "/revision/main"] {
+        let world = World::new(RECIPE);
+        world.hub.twist(move |request, _| {
+            request.path.ends_with(silent).then(|| Reply { stall: Some(3), ..Reply::new(200, ROWS) })
+        });
+        let child = world.command(&["run", "--only", "rows"]).stderr(Stdio::piped()).spawn().unwrap();
+        let start = Instant::now();
+        while !world.hub.requests().iter().any(|request| request.path.ends_with(silent)) {
+            assert!(start.elapsed() < Duration::from_secs(30), "the download did not begin");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        let sent = Instant::now();
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        assert_eq!(ran.code, 130, "{}", ran.stderr);
+        assert!(sent.elapsed() < Duration::from_secs(5), "{:?}", sent.elapsed());
     }
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let sent = Instant::now();
-    let ran = Ran::from(child.wait_with_output().unwrap());
-    assert_eq!(ran.code, 130, "{}", ran.stderr);
-    assert!(sent.elapsed() < Duration::from_secs(5), "{:?}", sent.elapsed());
 }
 
 #[test]

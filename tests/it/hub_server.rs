@@ -68,7 +68,7 @@ impl Reply {
     }
 }
 
-type Twist = Box<dyn Fn(&Request, usize) -> Option<Reply> + Send + Sync>;
+type Twist = Arc<dyn Fn(&Request, usize) -> Option<Reply> + Send + Sync>;
 
 /// A file of a repository.
 #[derive(Debug, Clone)]
@@ -139,7 +139,7 @@ impl Hub {
 
     /// Misbehaves: gets each request and how many there were before for the same path.
     pub(crate) fn twist(&self, twist: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static) {
-        *self.twist.lock().unwrap() = Some(Box::new(twist));
+        *self.twist.lock().unwrap() = Some(Arc::new(twist));
     }
 
     pub(crate) fn behave(&self) {
@@ -202,7 +202,8 @@ impl Hub {
                 state.requests.push(request.clone());
                 before
             };
-            let twisted = self.twist.lock().unwrap().as_ref().and_then(|twist| twist(&request, before));
+            let twist = self.twist.lock().unwrap().clone();
+            let twisted = twist.and_then(|twist| twist(&request, before));
             let reply = twisted.unwrap_or_else(|| self.answer(&request));
             if !write_reply(&stream, &reply) {
                 let _ = stream.shutdown(std::net::Shutdown::Both);

@@ -11,7 +11,7 @@ pub const NO_COLOR: &str = "NO_COLOR";
 /// Set by continuous-integration services: no progress bars.
 pub const CI: &str = "CI";
 
-/// Where the hub is [default: https://huggingface.co].
+/// Where the hub is [default: <https://huggingface.co>].
 pub const HF_ENDPOINT: &str = "HF_ENDPOINT";
 /// Folder of the hub's files; wins over `HF_HOME`.
 pub const HF_HUB_CACHE: &str = "HF_HUB_CACHE";

@@ -148,10 +148,17 @@ impl<'s> Http<'s> {
     fn broken(&self, error: ureq::Error, link: &str) -> Fault {
         use ureq::Error as E;
         let text = format!("cannot reach `{}`: {error}", shown(link));
+        // An untrusted certificate comes as `InvalidData` from below; no retry makes it right.
+        let untrusted = match &error {
+            E::Io(io) => io.kind() == std::io::ErrorKind::InvalidData,
+            E::Tls(_) | E::Rustls(_) | E::Pem(_) => true,
+            _ => false,
+        };
         match error {
-            E::Tls(_) | E::Rustls(_) | E::Pem(_) => {
-                hinted(text, format!("behind a proxy with its own certificate set {}", env::SSL_CERT_FILE))
-                    .into()
+            _ if untrusted => {
+                let hint =
+                    format!("{} names certificates to trust, e.g. those of a proxy", env::SSL_CERT_FILE);
+                hinted(text, hint).into()
             }
             E::HostNotFound | E::ConnectionFailed | E::ConnectProxyFailed(_) => Fault::again(hinted(
                 text,

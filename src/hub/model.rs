@@ -186,12 +186,13 @@ impl<'a> Inside<'a> {
         if let Some(name) = EXPECTED.iter().find(|name| unknown(name)) {
             return Err(offline::missing(&format!("`{name}` of `{}` is not here", source.hub)));
         }
-        let unsure: Vec<&str> = OPTIONAL.iter().filter(|name| unknown(name)).copied().collect();
+        // The newest of the optional files replaced the last.
+        let unsure: Vec<&str> = OPTIONAL[..3].iter().filter(|name| unknown(name)).copied().collect();
         if !unsure.is_empty() {
             work.warn(&format!(
                 "offline: took what the hub's cache holds of `{}`; whether it has `{}` is not known",
                 source.hub,
-                unsure.join("` and `")
+                unsure.join("`, `")
             ));
         }
         Ok(())

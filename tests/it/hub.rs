@@ -266,7 +266,7 @@ fn a_server_without_ranges_sends_all_again() {
     let bytes = weights.clone();
     hub.twist(move |request, before| {
         let whole = Reply::new(200, bytes.clone());
-        is_weights(request).then(|| if before == 0 { Reply { cut: Some(20_000), ..whole } } else { whole })
+        is_weights(request).then_some(if before == 0 { Reply { cut: Some(20_000), ..whole } } else { whole })
     });
     assert!(place.model(&place.settings(&hub), "hf://org/m").unwrap()["model.safetensors"] == weights);
     // One that answers with another part than asked is not believed.

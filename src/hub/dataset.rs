@@ -10,7 +10,7 @@ use super::{
     card::{Subset, subsets},
     fetch::Source,
     offline, pattern,
-    splits::{kind, of_one_kind, of_split},
+    splits::{folders, kind, of_one_kind, of_split},
 };
 use crate::{error::hinted, progress::Silent};
 
@@ -96,7 +96,16 @@ fn choose<'p>(
         },
     };
     ensure!(!inside.is_empty(), "`{}` has no folder `{folder}`", source.hub);
-    of_split(&inside, split).map_err(|splits| no_split(source, split, splits))
+    let found = of_split(&inside, split).map_err(|splits| no_split(source, split, splits))?;
+    let folders = folders(&found);
+    if folders.len() > 1 {
+        let names = folders.into_iter().take(30).collect::<Vec<_>>().join(", ");
+        return Err(hinted(
+            format!("`{}` has files of the split `{split}` in several folders", source.hub),
+            format!("set `subset:` to one of: {names}"),
+        ));
+    }
+    Ok(found)
 }
 
 /// The subset that is meant.

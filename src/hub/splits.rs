@@ -1,5 +1,7 @@
 //! Which files belong to a split, by their names: the rules of Hugging Face `datasets`.
 
+use std::collections::BTreeSet;
+
 use regex::Regex;
 
 /// Words that stand for a split in the names of files and folders.
@@ -40,63 +42,67 @@ pub(super) fn of_one_kind(paths: Vec<&str>) -> Vec<&str> {
 /// The files of a split, sorted; `Err` with the splits that there are when it has none.
 pub(super) fn of_split<'p>(paths: &[&'p str], split: &str) -> Result<Vec<&'p str>, Vec<String>> {
     let rows: Vec<&str> = paths.iter().copied().filter(|path| kind(path).is_some()).collect();
-    let found = sharded(&rows, split)
-        .or_else(|| by_words(&rows, split, |path| path.rsplit('/').next().unwrap_or(path)))
-        .or_else(|| by_words(&rows, split, |path| path.rsplit_once('/').map_or("", |(folder, _)| folder)));
-    let mut found = match found {
-        Some(found) => found,
-        None => {
-            let known = splits(&rows);
+    let numbered = numbered(&rows);
+    let mut found = if numbered.is_empty() {
+        match by_words(&rows, split) {
+            Ok(found) => found,
             // Files without any split's name are all for training.
-            if split == "train" && known.is_empty() && !rows.is_empty() {
-                rows
-            } else {
-                return Err(known);
-            }
+            Err(known) if split == "train" && known.is_empty() && !rows.is_empty() => rows,
+            Err(known) => return Err(known),
         }
+    } else {
+        // Such names are exact: `validation_matched` is not `validation`.
+        let found: Vec<&str> =
+            numbered.iter().filter(|(name, _)| *name == split).map(|(_, path)| *path).collect();
+        if found.is_empty() {
+            let mut known: Vec<String> = Vec::new();
+            for (name, _) in numbered {
+                if !known.iter().any(|other| other == name) {
+                    known.push(name.to_owned());
+                }
+            }
+            return Err(known);
+        }
+        found
     };
     found.sort_unstable();
     Ok(of_one_kind(found))
 }
 
-/// `train-00000-of-00003.parquet`
-fn sharded<'p>(rows: &[&'p str], split: &str) -> Option<Vec<&'p str>> {
-    let pattern = Regex::new(&format!(r"(?:^|/){}-\d{{5}}-of-\d{{5}}[^/]*$", regex::escape(split))).ok()?;
-    some(rows.iter().copied().filter(|path| pattern.is_match(path)).collect())
+/// Files like `train-00000-of-00003.parquet`, with the split that they name.
+fn numbered<'p>(rows: &[&'p str]) -> Vec<(&'p str, &'p str)> {
+    let pattern = Regex::new(r"(?:^|/)([^/]+)-\d{5}-of-\d{5}[^/]*$").expect("a fixed pattern");
+    let name = |path: &'p str| Some((pattern.captures(path)?.get(1)?.as_str(), path));
+    rows.iter().copied().filter_map(name).collect()
 }
 
-/// Files with a word of this split, and of no other, in a part of their path.
-fn by_words<'p>(rows: &[&'p str], split: &str, part: impl Fn(&'p str) -> &'p str) -> Option<Vec<&'p str>> {
+/// The folders of numbered files: more than one means several subsets.
+pub(super) fn folders<'p>(paths: &[&'p str]) -> BTreeSet<&'p str> {
+    let folder = |(_, path): (_, &'p str)| path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    numbered(paths).into_iter().map(folder).collect()
+}
+
+/// Files with a word of this split in their name, else in their folder's; `Err` with the splits
+/// that there are.
+fn by_words<'p>(rows: &[&'p str], split: &str) -> Result<Vec<&'p str>, Vec<String>> {
     let own = [split];
     let words = KEYWORDS.iter().find(|(name, _)| *name == split).map_or(&own[..], |(_, words)| words);
-    some(rows.iter().copied().filter(|path| words.iter().any(|word| has_word(part(path), word))).collect())
+    let name = |path: &'p str| path.rsplit('/').next().unwrap_or(path);
+    let folder = |path: &'p str| path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let with = |part: &dyn Fn(&'p str) -> &'p str| -> Vec<&'p str> {
+        rows.iter().copied().filter(|path| words.iter().any(|word| has_word(part(path), word))).collect()
+    };
+    let found = Some(with(&name)).filter(|found| !found.is_empty()).unwrap_or_else(|| with(&folder));
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let there = |words: &[&str]| rows.iter().any(|path| words.iter().any(|word| has_word(path, word)));
+    Err(KEYWORDS.iter().filter(|(_, words)| there(words)).map(|(name, _)| (*name).to_owned()).collect())
 }
 
 fn has_word(text: &str, word: &str) -> bool {
     text.split(|c: char| "-._ /".contains(c) || c.is_ascii_digit()).any(|part| part == word)
         || text.split('/').any(|part| part == word || part.split('.').next() == Some(word))
-}
-
-/// Every split that some file's name tells of.
-fn splits(rows: &[&str]) -> Vec<String> {
-    let mut names: Vec<String> = KEYWORDS
-        .iter()
-        .filter(|(_, words)| rows.iter().any(|path| words.iter().any(|word| has_word(path, word))))
-        .map(|(name, _)| (*name).to_owned())
-        .collect();
-    let sharded = Regex::new(r"(?:^|/)([^/]+)-\d{5}-of-\d{5}[^/]*$").ok();
-    for path in rows {
-        if let Some(name) = sharded.as_ref().and_then(|pattern| pattern.captures(path))
-            && !names.contains(&name[1].to_owned())
-        {
-            names.push(name[1].to_owned());
-        }
-    }
-    names
-}
-
-fn some<T>(items: Vec<T>) -> Option<Vec<T>> {
-    (!items.is_empty()).then_some(items)
 }
 
 #[cfg(test)]
@@ -115,6 +121,7 @@ mod tests {
         ];
         assert_eq!(of_split(&repo, "train").unwrap().len(), 2);
         assert_eq!(of_split(&repo, "validation_matched").unwrap().len(), 1);
+        assert!(of_split(&repo, "validation").is_err(), "another split than `validation_matched`");
         assert_eq!(of_split(&repo, "dev").unwrap_err(), ["train", "test", "validation_matched"]);
         for (paths, split, expected) in [
             (&["my-train.jsonl", "my-dev.jsonl", "trained.jsonl"][..], "train", &["my-train.jsonl"][..]),

@@ -697,6 +697,18 @@ fn a_card_tells_subsets_and_splits() {
 }
 
 #[test]
+fn subsets_are_never_mixed() {
+    let (hub, place) = (Hub::start(), Place::new());
+    let files = ["main/train-00000-of-00001.csv", "socratic/train-00000-of-00001.csv"];
+    hub.repo("datasets/org/d", COMMIT, &files.map(|name| (name, b"x\n1\n".as_slice())));
+    let settings = place.settings(&hub);
+    let error = place.rows(&settings, "hf://datasets/org/d", None, "train").unwrap_err();
+    assert!(error.contains("in several folders"), "{error}");
+    let got = place.rows(&settings, "hf://datasets/org/d", Some("socratic"), "train").unwrap();
+    assert_eq!(got, ["socratic/train-00000-of-00001.csv"]);
+}
+
+#[test]
 fn web_files_are_kept_by_their_digest() {
     let (hub, place) = (Hub::start(), Place::new());
     let bytes = noise(30_000, 10);

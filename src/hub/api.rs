@@ -5,14 +5,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use ureq::http::header;
 
 use super::{
-    Work,
+    Settings, Work,
     http::{Http, read_bounded},
     link::{Origin, encode, join, shown},
     retry::{Fault, retry},
 };
 use crate::{
     error::hinted,
-    hub::Settings,
     params::{HubAddress, RepoKind, is_commit, is_hex, is_safe_path},
 };
 
@@ -114,15 +113,18 @@ pub(super) fn files_of(
     let mut link =
         format!("{}/tree/{}?recursive={deep}&expand=false", api(settings, hub), encode(hub.revision(), ""));
     let mut files = Vec::new();
+    let mut seen = 0;
     let cannot = || format!("cannot list the files of `{hub}`");
     loop {
         let (entries, next): (Vec<TreeEntry>, _) =
             retry(&settings.retry, work, || json(http, &link)).with_context(cannot)?;
         let empty = entries.is_empty();
+        // Folders count too: a server could list them for ever.
+        seen += entries.len();
+        ensure!(seen <= MAX_FILES, "`{hub}` holds more than {MAX_FILES} files and folders");
         for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
             files.push(entry.try_into().with_context(cannot)?);
         }
-        ensure!(files.len() <= MAX_FILES, "`{hub}` holds more than {MAX_FILES} files");
         let Some(next) = next.filter(|_| !empty) else { return Ok(files) };
         let same = Origin::of(&next)? == endpoint;
         ensure!(same, "the list of files of `{hub}` goes on at another host, `{}`", shown(&next));

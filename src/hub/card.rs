@@ -39,11 +39,24 @@ fn head(card: &str) -> Option<&str> {
 fn subset(config: &Value) -> Option<Subset> {
     let text = |name: &str| config.get(name).and_then(Value::as_str).map(str::to_owned);
     Some(Subset {
-        name: text("config_name")?,
+        name: text("config_name").filter(|name| is_plain(name))?,
         default: config.get("default") == Some(&Value::Bool(true)),
-        folder: text("data_dir").map(|folder| folder.trim_matches('/').to_owned()),
-        splits: config.get("data_files").map(splits).unwrap_or_default(),
+        folder: text("data_dir")
+            .filter(|folder| is_plain(folder))
+            .map(|folder| folder.trim_matches('/').to_owned()),
+        splits: config
+            .get("data_files")
+            .map(splits)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(split, _)| is_plain(split))
+            .collect(),
     })
+}
+
+/// Names are shown to people: no control characters, which a terminal would obey.
+fn is_plain(name: &str) -> bool {
+    name.len() <= 200 && !name.chars().any(char::is_control)
 }
 
 /// `data_files` in all its forms: a pattern, a list of patterns, a list of `{split, path}`, or a

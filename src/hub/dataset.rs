@@ -12,7 +12,7 @@ use super::{
     offline, pattern,
     splits::{folders, kind, of_one_kind, of_split},
 };
-use crate::{error::hinted, progress::Silent};
+use crate::{error::hinted, params::is_safe_path, progress::Silent};
 
 const CARD: &str = "README.md";
 /// Longest card that is read.
@@ -50,7 +50,10 @@ pub(super) fn fetch(
             })
         }
     };
-    let paths: Vec<&str> = all.iter().map(|file| file.path.as_str()).collect();
+    // From here on names are shown and looked for.
+    all.iter().filter(|file| kind(&file.path).is_some()).try_for_each(|file| file.check_name(source.hub))?;
+    let paths: Vec<&str> =
+        all.iter().map(|file| file.path.as_str()).filter(|path| is_safe_path(path)).collect();
     let chosen = choose(source, &card, &paths, subset, split)?;
     if offline && !offline::check_shards(source.hub, &chosen)? {
         work.warn(&format!(

@@ -50,6 +50,8 @@ pub(super) struct Download<'a> {
     pub(super) blob: &'a Path,
     /// Bytes that the meter counts for this file.
     pub(super) counted: u64,
+    /// The most that any try had; only more than that is progress.
+    pub(super) best: u64,
 }
 
 impl Download<'_> {
@@ -135,13 +137,15 @@ impl Download<'_> {
         let mut reader = answer.body.into_reader();
         let mut buffer = vec![0; 256 << 10];
         let mut at = start;
+        self.best = self.best.max(have);
         loop {
             self.work.check()?;
             self.count(at);
+            let best = self.best;
             let broke = |error: &str| {
                 let of = end.map(|end| format!(" of {end}")).unwrap_or_default();
                 let error = anyhow!("the connection broke after {at}{of} bytes ({error})");
-                Fault::Again { error, wait: None, progress: at - start >= PROGRESS }
+                Fault::Again { error, wait: None, progress: at >= best + PROGRESS }
             };
             match reader.read(&mut buffer) {
                 Ok(0) if end.is_none_or(|end| end == at) => return Ok(()),

@@ -97,6 +97,7 @@ impl Source<'_> {
             wanted,
             blob: &blob,
             counted: 0,
+            best: 0,
         };
         if download.is_there()? {
             return Ok(());

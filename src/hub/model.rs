@@ -16,7 +16,11 @@ use super::{
     fetch::Source,
     offline,
 };
-use crate::{error::hinted, progress::Silent};
+use crate::{
+    error::hinted,
+    params::{HubAddress, is_safe_path},
+    progress::Silent,
+};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -156,10 +160,14 @@ impl<'a> Inside<'a> {
         if let Some((name, _)) = self.files.iter().find(|(name, _)| is_pickle(name)) {
             return pickle(source, name);
         }
-        let gguf = self.all.iter().map(|file| file.path.as_str()).find(|name| name.ends_with(".gguf"));
+        let gguf = self
+            .all
+            .iter()
+            .map(|file| file.path.as_str())
+            .find(|name| name.ends_with(".gguf") && is_safe_path(name));
         let hint = match gguf {
             Some(name) if source.hub.path.is_none() => {
-                let address = crate::params::HubAddress { path: Some(name.to_owned()), ..source.hub.clone() };
+                let address = HubAddress { path: Some(name.to_owned()), ..source.hub.clone() };
                 format!("for a GGUF file name it: `{address}`")
             }
             _ => "is it the repository of a model?".to_owned(),

@@ -36,7 +36,8 @@ pub(super) fn fetch(
     let checksum = Checksum::Sha256(sha256.to_owned());
     let meter = Meter::new(work.progress, 0);
     let wanted = Wanted { link: url.to_owned(), name, size: None, checksum: &checksum };
-    let download = Download { http, settings, work, meter: &meter, wanted, blob: &place, counted: 0 };
+    let download =
+        Download { http, settings, work, meter: &meter, wanted, blob: &place, counted: 0, best: 0 };
     if download.is_there()? {
         return Ok(place);
     }

@@ -46,7 +46,7 @@ pub(super) struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     pub(super) fn new(progress: &'a dyn Progress, total: u64) -> Self {
-        progress.begin((total > 0).then_some(total >> 20), "MiB");
+        progress.begin(Some(total >> 20).filter(|total| *total > 0), "MiB");
         Self { progress, bytes: AtomicU64::new(0), shown: Mutex::new(Instant::now()) }
     }
 

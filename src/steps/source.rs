@@ -85,17 +85,10 @@ fn at_commit(hub: &HubAddress) -> anyhow::Result<&HubAddress> {
 }
 
 fn with_work<T>(ctx: &StepContext, run: impl FnOnce(&Work) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let (cancel, log) = (ctx.cancel, ctx.log);
-    let line = |prefix: &str, line: &str| {
-        if let Ok(mut file) = log.lock() {
-            // As in `StepContext::log`: a full disk must not fail the step.
-            let _ = std::io::Write::write_fmt(&mut *file, format_args!("{prefix}{line}\n"));
-        }
-    };
     run(&Work {
-        stop: &|| cancel.check(),
-        log: &|text| line("", text),
-        warn: &|text| line("warning: ", text),
+        stop: &|| ctx.cancel.check(),
+        log: &|line| ctx.log(line),
+        warn: &|line| ctx.warn(line),
         progress: ctx.progress,
     })
 }

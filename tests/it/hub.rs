@@ -233,6 +233,20 @@ fn a_connection_that_breaks_again_and_again_is_resumed() {
 }
 
 #[test]
+fn a_server_that_never_gets_further_is_given_up() {
+    let (hub, place) = (Hub::start(), Place::new());
+    let weights = noise(3_000_000, 4);
+    one_file(&hub, &weights);
+    // No ranges: every try brings the same two megabytes.
+    hub.twist(move |request, _| {
+        is_weights(request).then(|| Reply { cut: Some(2_000_000), ..Reply::new(200, weights.clone()) })
+    });
+    let error = place.model(&place.settings(&hub), "hf://org/m").unwrap_err();
+    assert!(error.contains("gave up"), "{error}");
+    assert!(hub.requests().iter().filter(|request| is_weights(request)).count() <= 5);
+}
+
+#[test]
 fn what_a_killed_run_left_is_used_if_it_is_right() {
     for (left, right) in [(1000, true), (1000, false), (20_000, false), (30_000, false), (20_000, true)] {
         let (hub, place) = (Hub::start(), Place::new());
@@ -492,6 +506,15 @@ fn nonsense_in_lists_of_files_is_refused() {
         let error = place.model(&place.settings(&hub), "hf://org/m").unwrap_err();
         assert!(error.contains(expected), "{expected}: {error}");
     }
+    // So does an endless list.
+    let (hub, place) = (Hub::start(), Place::new());
+    let folders: Vec<_> =
+        (0..60_000).map(|_| json!({ "type": "directory", "path": "d", "oid": "" })).collect();
+    let next = format!("<{}/tree/>; rel=\"next\"", hub.url);
+    let page = Reply::json(&folders.into()).with("Link", next);
+    hub.twist(move |_, _| Some(page.clone()));
+    let error = place.model(&place.settings(&hub), "hf://org/m").unwrap_err();
+    assert!(error.contains("files and folders"), "{error}");
     // An endless answer ends at a limit.
     let (hub, place) = (Hub::start(), Place::new());
     hub.twist(|_, _| Some(Reply::new(200, vec![b' '; (32 << 20) + 2])));

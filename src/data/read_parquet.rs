@@ -85,3 +85,66 @@ fn size(value: &Value) -> usize {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parquet::{
+        basic::Compression,
+        data_type::{ByteArray, ByteArrayType, Int64Type},
+        file::{properties::WriterProperties, writer::SerializedFileWriter},
+        schema::parser::parse_message_type,
+    };
+
+    use super::*;
+
+    fn file(compression: Compression) -> Vec<u8> {
+        let schema = "message rows { optional binary text (UTF8); required int64 n; }";
+        let schema = std::sync::Arc::new(parse_message_type(schema).unwrap());
+        let properties = WriterProperties::builder().set_compression(compression).build();
+        let mut bytes = Vec::new();
+        let mut writer = SerializedFileWriter::new(&mut bytes, schema, properties.into()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let texts = [ByteArray::from("one"), ByteArray::from("three")];
+        column.typed::<ByteArrayType>().write_batch(&texts, Some(&[1, 0, 1]), None).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(&[1, 2, 3], None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> anyhow::Result<Vec<Row>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        std::fs::write(&path, bytes).unwrap();
+        read_parquet(&path)
+    }
+
+    #[test]
+    fn rows_of_every_compression() {
+        let zstd = Compression::ZSTD(parquet::basic::ZstdLevel::try_new(1).unwrap());
+        let gzip = Compression::GZIP(parquet::basic::GzipLevel::try_new(1).unwrap());
+        for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, gzip, zstd] {
+            let rows = serde_json::to_string(&read(&file(compression)).unwrap()).unwrap();
+            assert_eq!(rows, r#"[{"text":"one","n":1},{"text":null,"n":2},{"text":"three","n":3}]"#);
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error_or_other_rows_and_never_a_crash() {
+        let whole = file(Compression::SNAPPY);
+        for end in 0..whole.len() {
+            assert!(read(&whole[..end]).is_err(), "cut at {end}");
+        }
+        for at in 0..whole.len() {
+            for bit in [1, 0x80] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= bit;
+                let _ = read(&bytes);
+            }
+        }
+    }
+}

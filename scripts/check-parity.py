@@ -122,7 +122,7 @@ def main(program, gguf, work):
     data = batch(path["tokens"])
     load = lambda folder: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     for method in ["lora", "dora"]:
-        cell = lambda step, length: path[f"{step}[length={length},method={method}]"]
+        cell = lambda step, length: path[f"{step}[method={method},length={length}]"]
         with open(f"{cell('train', 'full')}/metrics.jsonl") as file:
             ours = [json.loads(line)["loss"] for line in file]
         model = PeftModel.from_pretrained(load(path["base"]), cell("train", "initial"), is_trainable=True)

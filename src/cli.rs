@@ -108,6 +108,9 @@ pub struct RunArgs {
     /// These steps and all that they need.
     #[arg(long, value_name = "STEP")]
     pub until: Vec<String>,
+    /// Ask the hub again which commits the `hf://` sources are, and write them into the lock file.
+    #[arg(long)]
+    pub update_lock: bool,
     /// Seconds to wait for a lock [default: as long as its owner lives].
     #[arg(long, value_name = "SECONDS")]
     pub lock_timeout: Option<u64>,

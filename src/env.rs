@@ -10,6 +10,40 @@ pub const NO_PROGRESS: &str = "EVERGRAFT_NO_PROGRESS";
 /// Set by continuous-integration services: no progress bars.
 pub const CI: &str = "CI";
 
+/// Where the hub is [default: <https://huggingface.co>].
+pub const HF_ENDPOINT: &str = "HF_ENDPOINT";
+/// Folder of the hub's files; wins over `HF_HOME`.
+pub const HF_HUB_CACHE: &str = "HF_HUB_CACHE";
+/// Folder that holds `hub` and `token` [default: $XDG_CACHE_HOME/huggingface or
+/// ~/.cache/huggingface].
+pub const HF_HOME: &str = "HF_HOME";
+/// Access token of the hub; wins over the file `$HF_HOME/token`. Sent to the endpoint alone, in a
+/// header; never stored, hashed or printed.
+pub const HF_TOKEN: &str = "HF_TOKEN";
+/// File that holds the token, instead of `$HF_HOME/token`.
+pub const HF_TOKEN_PATH: &str = "HF_TOKEN_PATH";
+/// `1`, `on`, `yes` or `true`: make no request, use what the hub's cache holds.
+pub const HF_HUB_OFFLINE: &str = "HF_HUB_OFFLINE";
+/// PEM file of the certificates to trust, instead of those built in.
+pub const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
+
+/// The value of a variable that is set and not empty.
+pub fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+/// The path that a variable holds.
+pub fn path(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// `HF_HOME`, else `$XDG_CACHE_HOME/huggingface`, else `~/.cache/huggingface`.
+pub fn hf_home() -> Option<PathBuf> {
+    path(HF_HOME)
+        .or_else(|| path("XDG_CACHE_HOME").map(|folder| folder.join("huggingface")))
+        .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface")))
+}
+
 /// Whether a switch-like variable is on.
 pub fn is_on(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0")
@@ -17,10 +51,9 @@ pub fn is_on(name: &str) -> bool {
 
 /// `EVERGRAFT_CACHE_DIR`, else `$XDG_CACHE_HOME/evergraft`, else `~/.cache/evergraft`.
 pub fn cache_dir() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set(CACHE_DIR)
+    path(CACHE_DIR)
         .or_else(|| {
-            set("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("evergraft"))
+            path("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("evergraft"))
         })
-        .or_else(|| set("HOME").map(|path| path.join(".cache/evergraft")))
+        .or_else(|| path("HOME").map(|path| path.join(".cache/evergraft")))
 }

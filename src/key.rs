@@ -8,7 +8,12 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{digest::Digest, params::REF_KEY, plan::StepNode, steps::Input};
+use crate::{
+    digest::Digest,
+    params::{Address, REF_KEY, file_name},
+    plan::StepNode,
+    steps::Input,
+};
 
 /// Format of [`StepKey`]; bumped when its meaning changes. 1: the first.
 const FORMAT: u32 = 1;
@@ -24,7 +29,8 @@ pub struct StepKey {
     /// The kind's hand-bumped version.
     pub step_version: u32,
     /// Parameters with every default written out. A file stands as `{"$file": digest}`, another
-    /// step's artifact as `{"$artifact": digest}`, the device as the class that computes.
+    /// step's artifact as `{"$artifact": digest}`, a hub source as its address at a commit, the device
+    /// as the class that computes.
     pub params: Value,
     /// Reports print where their numbers come from, so their names and keys count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -54,6 +60,7 @@ impl StepKey {
         // A base is its content; elsewhere the file's name can matter (its ending tells the format).
         let with_name = node.kind.name != "base";
         replace(&mut params, inputs, files, with_name);
+        name_web_files(&mut params, node, with_name);
         if let Some(device) = params.get_mut("device") {
             *device = json!(device_class(device.as_str().unwrap_or_default()));
         }
@@ -134,6 +141,23 @@ fn shorten(text: &str, differs_at: usize) -> String {
     let part: String = text.chars().skip(start).take(SHOWN).collect();
     let (before, after) = (if start > 0 { "…" } else { "" }, if start + SHOWN < length { "…" } else { "" });
     format!("{before}{part}{after}")
+}
+
+/// A web file is its digest, wherever it lies; a hub source is its address at a commit, as it stands.
+fn name_web_files(params: &mut Value, node: &StepNode, with_name: bool) {
+    for remote in &node.remotes {
+        let (Address::Web(url), Some(digest)) = (&remote.address, &remote.sha256) else { continue };
+        let slot = match params.get_mut(remote.field) {
+            Some(Value::Array(items)) => items.get_mut(remote.index),
+            other => other,
+        };
+        if let Some(slot) = slot {
+            *slot = json!({ "$file": format!("sha256:{digest}") });
+            if with_name {
+                slot["name"] = json!(file_name(url));
+            }
+        }
+    }
 }
 
 fn device_class(name: &str) -> &str {

@@ -19,6 +19,7 @@ pub mod env;
 pub mod error;
 pub mod eval;
 pub mod exec;
+pub mod hub;
 pub mod key;
 pub mod model;
 pub mod params;

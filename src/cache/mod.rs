@@ -1,5 +1,5 @@
 //! The step cache: artifacts by content, one record a key as the only commit point, kernel locks.
-//! Nothing else writes below the cache folder.
+//! Nothing else writes below the cache folder, but for downloads.
 //!
 //! ```text
 //! <cache>/CACHEDIR.TAG, use.lock
@@ -9,6 +9,7 @@
 //! <cache>/steps-v1/last/<node>           the key that a node of a recipe last had, for `explain`
 //! <cache>/steps-v1/sources/<path>      digests of files outside the cache, so that they are read once
 //! <cache>/steps-v1/locks/<key>, tmp/
+//! <cache>/downloads-v1/<sha256>/         files of the web, kept by the steps that fetch them
 //! ```
 
 mod atomic;

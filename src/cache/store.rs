@@ -22,6 +22,8 @@ use crate::{
 
 /// The folder of everything that this format of the cache holds.
 pub(super) const BUCKET: &str = "steps-v1";
+/// The folder of files of the web, by their digest.
+pub(super) const DOWNLOADS: &str = "downloads-v1";
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of evergraft; `evergraft cache clean` empties it.\n";
 
 /// An opened cache folder.
@@ -247,6 +249,11 @@ impl Cache {
     /// The key that a node of a recipe had when it last ran or was found.
     pub fn last_key(&self, recipe: &str, node: &str) -> Option<StepKey> {
         record::parse(&fs::read(self.last_path(recipe, node)).ok()?).ok()
+    }
+
+    /// Where steps keep files of the web by their digest.
+    pub fn downloads(&self) -> PathBuf {
+        self.root.join(DOWNLOADS)
     }
 
     /// Folder of an artifact.

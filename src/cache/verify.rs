@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::{
     record::{self, Record},
-    store::{BUCKET, Cache, content, list},
+    store::{BUCKET, Cache, DOWNLOADS, content, list},
 };
 
 /// One thing that is not as it was saved.
@@ -69,13 +69,14 @@ impl Cache {
     /// Counts records and bytes.
     pub fn size(&self) -> Size {
         let mut size = Size::default();
-        let bucket = self.root.join(BUCKET);
-        for entry in walkdir::WalkDir::new(&bucket).into_iter().flatten() {
+        let records = self.root.join(BUCKET).join("records");
+        let folders = [BUCKET, DOWNLOADS].map(|name| walkdir::WalkDir::new(self.root.join(name)));
+        for entry in folders.into_iter().flatten().flatten() {
             if let Ok(about) = entry.metadata()
                 && about.is_file()
             {
                 size.bytes += about.len();
-                size.records += u64::from(entry.path().starts_with(bucket.join("records")));
+                size.records += u64::from(entry.path().starts_with(&records));
             }
         }
         size
@@ -87,8 +88,12 @@ impl Cache {
     /// When a file cannot be removed.
     pub fn clean(&self) -> anyhow::Result<Size> {
         let size = self.size();
-        let folder = self.root.join(BUCKET);
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove `{}`", folder.display()))?;
+        for folder in [BUCKET, DOWNLOADS].map(|name| self.root.join(name)) {
+            if folder.exists() {
+                fs::remove_dir_all(&folder)
+                    .with_context(|| format!("cannot remove `{}`", folder.display()))?;
+            }
+        }
         Ok(size)
     }
 }

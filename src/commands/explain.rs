@@ -25,6 +25,9 @@ pub(super) fn run(cli: &Cli, args: &StepArgs) -> Result<(), Error> {
         let state = match node.state {
             State::Cached => "cached",
             State::Run => "would run",
+            State::Waits if node.key.is_none() && survey.lacks_a_pin(node) => {
+                "would run, or be cached if the hub tells a known commit"
+            }
             State::Waits => "would run, or be cached if the steps before it make the same bytes",
         };
         let mut text = format!("{}: {state} ({})\n", node.step, node.why);

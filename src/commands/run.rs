@@ -19,10 +19,17 @@ pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
         let survey = Survey::under(cli, &recipe.recipe, &recipe.set, &selection, &args.force)?;
         return super::plan::show(&survey, args.format).map(drop);
     }
-    let plan = planned(&recipe.recipe, &recipe.set)?;
+    let mut plan = planned(&recipe.recipe, &recipe.set)?;
     let cache = open_cache(cli)?;
     let forced = named_or_all(&plan, &args.force)?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    let cancel = exec::watch_signals()?;
+    let say = |line: &str| {
+        if !cli.quiet {
+            eprintln!("{line}");
+        }
+    };
+    exec::pin(&mut plan, &selection, args.update_lock, &cancel, &say)?;
     let options = RunOptions {
         selection,
         forced,
@@ -32,7 +39,6 @@ pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
         lock_timeout: args.lock_timeout.map(Duration::from_secs),
         outputs: args.outputs.clone(),
     };
-    let cancel = exec::watch_signals()?;
     let json = args.format == Format::Json;
     let observer: Box<dyn Observer> = if json {
         Box::new(JsonLines)

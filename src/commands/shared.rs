@@ -15,13 +15,18 @@ use crate::{
     env,
     error::{Error, hinted},
     exec::{self, NodeStatus},
+    hub::LockFile,
     plan::{self, Plan, Selection},
     recipe,
 };
 
-/// Reads a recipe and makes its plan.
+/// Reads a recipe and makes its plan, with the commits of its lock file.
 pub(super) fn planned(recipe: &Path, sets: &[String]) -> Result<Plan, Error> {
-    plan::build(&recipe::load(recipe, sets)?)
+    let mut plan = plan::build(&recipe::load(recipe, sets)?)?;
+    if plan.wants_pins() {
+        plan.pin(&LockFile::of_recipe(&plan.recipe_path).map_err(Error::Usage)?.commits);
+    }
+    Ok(plan)
 }
 
 pub(super) fn cache_root(cli: &Cli) -> Result<PathBuf, Error> {
@@ -83,6 +88,11 @@ impl Survey {
     /// The step kind of every node, in the same order.
     pub(super) fn kinds(&self) -> impl Iterator<Item = &'static str> {
         self.nodes.iter().map(|(index, _)| self.plan.graph[*index].kind.name)
+    }
+
+    /// Whether the commit of one of the node's hub sources is not known yet.
+    pub(super) fn lacks_a_pin(&self, node: &NodeStatus) -> bool {
+        self.plan.find(&node.step).is_some_and(|index| self.plan.graph[index].unpinned().is_some())
     }
 
     /// The nodes that a name on the command line means.

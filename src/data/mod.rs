@@ -4,6 +4,8 @@ mod answer;
 mod canonical;
 pub mod prompt;
 mod read;
+mod read_csv;
+mod read_parquet;
 mod token_set;
 
 pub use answer::gsm8k_answer;

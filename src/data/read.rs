@@ -1,4 +1,4 @@
-//! Reading rows from `.json`, `.jsonl` and `.txt` files, plain or gzipped.
+//! Reading rows from `.json`, `.jsonl`, `.csv` and `.txt` files, plain or gzipped, and from `.parquet`.
 
 use std::{
     fs::File,
@@ -10,11 +10,12 @@ use anyhow::{Context as _, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value, json};
 
+use super::{read_csv::read_csv, read_parquet::read_parquet};
 use crate::error::hinted;
 
 /// Longest accepted line, and largest accepted file after inflating: a gzip bomb ends here.
-const MAX_LINE: u64 = 64 << 20;
-const MAX_BYTES: u64 = 8 << 30;
+pub(super) const MAX_LINE: u64 = 64 << 20;
+pub(super) const MAX_BYTES: u64 = 8 << 30;
 
 /// One row: named values.
 pub type Row = Map<String, Value>;
@@ -38,11 +39,13 @@ pub fn read_rows(path: &Path) -> anyhow::Result<Vec<Row>> {
     let rows = match Path::new(inner).extension().and_then(|extension| extension.to_str()) {
         Some("jsonl" | "ndjson") => read_lines(&mut reader, path)?,
         Some("json") => read_array(&mut reader, path)?,
+        Some("csv") => read_csv(&mut reader, path)?,
+        Some("parquet") if inner.len() == name.len() => read_parquet(path)?,
         Some("txt") => read_paragraphs(&mut reader, path)?,
         _ => {
             return Err(hinted(
                 format!("`{shown}` is not a kind of file that holds rows"),
-                "use .json (an array of objects), .jsonl or .txt, each plain or with .gz",
+                "use .json (an array of objects), .jsonl, .csv or .txt, each plain or with .gz, or .parquet",
             ));
         }
     };
@@ -154,7 +157,8 @@ mod tests {
 
     #[test]
     fn reads_every_kind_plain_and_gzipped() {
-        let cases: [(&str, &[u8], &str); 3] = [
+        let cases: [(&str, &[u8], &str); 4] = [
+            ("a.csv", b"x,\"y z\"\n1,\"a\nb\"\n", r#"[{"x":"1","y z":"a\nb"}]"#),
             ("a.jsonl", b"{\"x\":1}\n\n{\"x\":2}", r#"[{"x":1},{"x":2}]"#),
             ("a.json", b"[{\"x\":1},{\"x\":2}]", r#"[{"x":1},{"x":2}]"#),
             ("a.txt", b"one\ntwo\n\n\nthree\n", r#"[{"text":"one\ntwo"},{"text":"three"}]"#),
@@ -169,14 +173,16 @@ mod tests {
 
     #[test]
     fn bad_files_are_named_with_the_place() {
-        let cases: [(&str, &[u8], &str); 7] = [
+        let cases: [(&str, &[u8], &str); 9] = [
+            ("a.csv", b"x,y\n1\n", "a.csv` is damaged"),
+            ("a.parquet", b"PAR1 no", "is not a parquet file that can be read"),
             ("a.jsonl", b"{\"x\":1}\n{\"x\":", "a.jsonl:2: not valid JSON"),
             ("a.jsonl", b"{\"x\":1}\n[1]", "line 2: expected an object, found a list"),
             ("a.jsonl", b"\xff\n", "a.jsonl:1: not UTF-8"),
             ("a.json", b"{\"x\":1}", "is not an array of objects"),
             ("a.json", b"[{}, 3]", "row 2: expected an object, found a number"),
             ("a.jsonl", b"", "holds no row"),
-            ("a.csv", b"x", "is not a kind of file that holds rows"),
+            ("a.xls", b"x", "is not a kind of file that holds rows"),
         ];
         for (name, bytes, expected) in cases {
             let (_folder, path) = write(name, bytes);

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::{
     cache::{Cache, Record, Source},
     digest::Digest,
+    error::hinted,
     key::StepKey,
     params::REF_KEY,
     plan::{Plan, StepNode},
@@ -35,8 +36,14 @@ impl<'c> Keys<'c> {
     /// The key of a node.
     ///
     /// # Errors
-    /// When a source file cannot be read.
+    /// When a source file cannot be read, or the commit of a hub source is not known.
     pub fn key(&self, node: &StepNode, inputs: &BTreeMap<String, Arc<Input>>) -> anyhow::Result<StepKey> {
+        if let Some(name) = node.unpinned() {
+            return Err(hinted(
+                format!("the commit of `{name}` is not known"),
+                "`evergraft run` asks the hub and writes it into the recipe's lock file",
+            ));
+        }
         let mut digests: BTreeMap<&Path, Digest> = BTreeMap::new();
         for (field, path) in &node.files {
             let source =

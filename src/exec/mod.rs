@@ -2,6 +2,7 @@
 
 mod keys;
 mod outputs;
+mod pins;
 mod scheduler;
 mod signal;
 mod status;
@@ -9,6 +10,7 @@ mod worker;
 
 pub use keys::Keys;
 pub use outputs::RunFolder;
+pub use pins::pin;
 pub use scheduler::{RunOptions, RunSummary, run};
 pub use signal::watch_signals;
 pub use status::{NodeStatus, State, status};

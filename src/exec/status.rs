@@ -20,7 +20,8 @@ pub enum State {
     Cached,
     /// It would run.
     Run,
-    /// A step before it would run. If that one makes the same bytes as before, this one is cached.
+    /// A step before it would run, or the hub must be asked for a commit first. If that turns out
+    /// as before, this one is cached.
     Waits,
 }
 
@@ -74,6 +75,10 @@ pub fn status(
             Err(before) => {
                 status.state = State::Waits;
                 status.why = format!("`{before}` runs first");
+            }
+            Ok(_) if let Some(name) = node.unpinned() => {
+                status.state = State::Waits;
+                status.why = format!("the commit of `{name}` is not in the lock file yet");
             }
             Ok(inputs) => {
                 let key = keys.key(node, &inputs)?;

@@ -172,6 +172,7 @@ impl Worker<'_> {
             key,
             out,
             inputs: &job.inputs,
+            downloads: &self.cache.downloads(),
             progress: progress.as_ref(),
             cancel: &job.cancel,
             log: &log,

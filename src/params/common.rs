@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
+use super::address::RepoKind;
+
 /// What every step kind's parameter type tells the planner.
 pub trait StepParams: DeserializeOwned + Serialize + JsonSchema {
     /// The word after `uses:`.
@@ -17,6 +19,19 @@ pub trait StepParams: DeserializeOwned + Serialize + JsonSchema {
     /// One sentence for `evergraft schema` and the documentation.
     const ABOUT: &'static str;
 
+    /// Which fields may hold addresses (`hf://`, `https://`) instead of paths.
+    const REMOTE: Option<RemoteFields> = None;
+
+    /// `revision:`, for hub addresses that name none.
+    fn revision(&self) -> Option<&str> {
+        None
+    }
+
+    /// `sha256:`, a digest for each web address.
+    fn sha256(&self) -> &[String] {
+        &[]
+    }
+
     /// Files outside the cache that this step reads, with the field that names each.
     fn files(&self) -> Vec<(&'static str, &SourceFile)> {
         Vec::new()
@@ -26,6 +41,15 @@ pub trait StepParams: DeserializeOwned + Serialize + JsonSchema {
     fn check(&self) -> Vec<Problem> {
         Vec::new()
     }
+}
+
+/// Fields that may hold addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoteFields {
+    /// Their names.
+    pub fields: &'static [&'static str],
+    /// What they get from the hub.
+    pub kind: RepoKind,
 }
 
 /// A rule of [`StepParams::check`] that a value breaks.
@@ -105,8 +129,9 @@ impl JsonSchema for ArtifactRef {
     }
 }
 
-/// A file or folder outside the cache. Relative paths start at the recipe's folder; the planner
-/// makes them absolute. Only the content enters a step's key, never the path.
+/// A file or folder outside the cache, or, where the field says so, an address (`hf://org/name`,
+/// `https://...`). Relative paths start at the recipe's folder; the planner makes them absolute.
+/// Only the content enters a step's key, never the path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct SourceFile(pub PathBuf);
@@ -136,4 +161,26 @@ pub enum Dtype {
     #[default]
     #[serde(rename = "f32", alias = "float32")]
     F32,
+}
+
+/// One SHA-256 digest, or one for each of several files.
+pub(super) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    use serde::de::Error;
+    let text = |value: serde_json::Value| match value {
+        serde_json::Value::String(text) => Ok(text),
+        other => Err(D::Error::custom(format!("expected a text or a list of texts, found {other}"))),
+    };
+    match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Array(items) => items.into_iter().map(text).collect(),
+        one => Ok(vec![text(one)?]),
+    }
+}
+
+/// The schema of [`one_or_many`].
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
 }

@@ -1,4 +1,4 @@
-//! `uses: dataset`: read rows from a local file into one canonical JSONL.
+//! `uses: dataset`: read rows from files or a hub dataset into one canonical JSONL.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    common::{ArtifactRef, Problem, SourceFile, StepParams, leaves_its_folder},
+    address::{Address, RepoKind},
+    common::{
+        ArtifactRef, OneOrMany, Problem, RemoteFields, SourceFile, StepParams, leaves_its_folder, one_or_many,
+    },
     slice::Split,
 };
 
@@ -14,13 +17,26 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetParams {
-    /// A `.json` (array of objects), `.jsonl` or `.txt` file, plain or gzipped; or a list of
-    /// them, joined in order; or a folder with one file per split.
+    /// A `.json` (array of objects), `.jsonl`, `.csv` or `.txt` file, plain or gzipped, or a
+    /// `.parquet` file; or a list of them, joined in order; or a folder with one file per split; or
+    /// `hf://datasets/org/name[@revision]`; or an `https://` address of one file with its `sha256`.
     pub source: Sources,
+    /// Branch, tag or commit of an `hf://` source that names none [default: main]. The commit that
+    /// it means is pinned into the recipe's `.lock` file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// SHA-256 digest of each `https://` source: a text, or a list in the order of the sources.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    #[schemars(with = "OneOrMany")]
+    pub sha256: Vec<String>,
+    /// Which subset (configuration) of an `hf://` dataset that has several, e.g. `main`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
     /// What the rows look like.
     pub format: DatasetFormat,
     /// Rows to keep, e.g. `train[:1000]`, `[:1000]`, `[100:200]`, `[-50:]`, `[:10%]`. A split
-    /// name selects `<split>.json[l][.gz]` of a folder source.
+    /// name selects `<split>.json[l][.gz]` of a folder source, or the split of an `hf://` dataset
+    /// (`train` unless given).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
     /// Source field for each canonical field, e.g. `{instruction: question, output: answer}`.
@@ -91,8 +107,16 @@ pub enum DatasetFormat {
 impl StepParams for DatasetParams {
     const KIND: &'static str = "dataset";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str =
-        "Read rows from json, jsonl or text (plain or gzipped) into one canonical JSONL file.";
+    const ABOUT: &'static str = "Read rows from json, jsonl, csv, parquet or text, here or on the hub, into one canonical JSONL file.";
+    const REMOTE: Option<RemoteFields> = Some(RemoteFields { fields: &["source"], kind: RepoKind::Dataset });
+
+    fn revision(&self) -> Option<&str> {
+        self.revision.as_deref()
+    }
+
+    fn sha256(&self) -> &[String] {
+        &self.sha256
+    }
 
     fn files(&self) -> Vec<(&'static str, &SourceFile)> {
         match &self.source {
@@ -103,6 +127,19 @@ impl StepParams for DatasetParams {
     }
 
     fn check(&self) -> Vec<Problem> {
+        let mut problems = self.unknown_fields();
+        let on_hub = |(_, file): (&str, &SourceFile)| {
+            matches!(file.0.to_str().and_then(Address::accepted), Some(Address::Hub(_)))
+        };
+        if self.subset.is_some() && !self.files().into_iter().any(on_hub) {
+            problems.push(Problem::new("subset", "is only for `hf://` sources"));
+        }
+        problems
+    }
+}
+
+impl DatasetParams {
+    fn unknown_fields(&self) -> Vec<Problem> {
         let known: &[&str] = match self.format {
             DatasetFormat::Text => &["text"],
             DatasetFormat::Alpaca => &["instruction", "input", "output", "answer"],

@@ -6,8 +6,8 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
 use super::{
-    BaseParams, CommandParams, DatasetParams, EvalParams, MergeParams, PretrainParams, Problem, ReportParams,
-    StepParams, SwapParams, TokenizeParams, TrainParams,
+    BaseParams, CommandParams, DatasetParams, EvalParams, MergeParams, PretrainParams, Problem, Remote,
+    ReportParams, StepParams, SwapParams, TokenizeParams, TrainParams, remote,
 };
 
 /// What the planner knows of a step kind.
@@ -34,6 +34,8 @@ pub struct Parsed {
     pub normalized: Value,
     /// Files outside the cache, with the field that names each.
     pub files: Vec<(&'static str, PathBuf)>,
+    /// Those of them that lie elsewhere.
+    pub remotes: Vec<Remote>,
     /// Broken rules; empty when the step may run.
     pub problems: Vec<Problem>,
 }
@@ -47,10 +49,13 @@ const fn kind<P: StepParams>() -> Kind {
         schema: |generator| generator.subschema_for::<P>(),
         parse: |value| {
             let params: P = serde_path_to_error::deserialize(value)?;
+            let (remotes, mut problems) = remote::remotes(&params);
+            problems.extend(params.check());
             Ok(Parsed {
                 normalized: serde_json::to_value(&params).expect("parameters are plain data"),
                 files: params.files().into_iter().map(|(field, file)| (field, file.0.clone())).collect(),
-                problems: params.check(),
+                remotes,
+                problems,
             })
         },
     }

@@ -5,6 +5,7 @@
 //! knows nothing of recipes, caches or tensors.
 
 mod adapter;
+mod address;
 mod base;
 mod command;
 mod common;
@@ -12,6 +13,7 @@ mod dataset;
 mod eval;
 mod kind;
 mod merge;
+mod remote;
 mod report;
 mod slice;
 mod swap;
@@ -19,13 +21,18 @@ mod tokenize;
 mod train;
 
 pub use adapter::{AdapterParams, AdapterType, Bias, LINEAR_MODULES, NonLinearity, Placement, TargetModules};
+pub use address::{
+    Address, AddressError, HubAddress, RepoKind, file_name, host_of, is_commit, is_hex, is_loopback,
+    is_safe_path,
+};
 pub use base::{BaseParams, RandomInit, TokenizerTraining};
 pub use command::CommandParams;
-pub use common::{ArtifactRef, DeviceName, Dtype, Problem, REF_KEY, SourceFile, StepParams};
+pub use common::{ArtifactRef, DeviceName, Dtype, Problem, REF_KEY, RemoteFields, SourceFile, StepParams};
 pub use dataset::{ArtifactFile, DatasetFormat, DatasetParams, Sources};
 pub use eval::{COMMONSENSE_LABELS, EvalParams, TaskSpec, known_tasks};
 pub use kind::{KINDS, Kind, Parsed};
 pub use merge::MergeParams;
+pub use remote::Remote;
 pub use report::{RecipeText, ReportParams, SHIPPED_TEMPLATES};
 pub use slice::Split;
 pub use swap::SwapParams;

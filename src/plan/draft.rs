@@ -197,7 +197,7 @@ impl NodeBuilder<'_, '_> {
             }
         }
         let checked = if whole { fields::check(self.builder, step, with, out) } else { None };
-        let (params, files) = checked.unwrap_or_default();
+        let fields::Checked { params, files, remotes } = checked.unwrap_or_default();
         let mut resources = Resources::default();
         for node in [&self.builder.recipe.defaults.resources, &step.resources].into_iter().flatten() {
             if let Some(node) = self.builder.evaluator.resolve(node, &scope, out) {
@@ -227,6 +227,7 @@ impl NodeBuilder<'_, '_> {
             cell: self.cell.to_json(),
             params,
             files,
+            remotes,
             resources,
             timeout,
             retries,

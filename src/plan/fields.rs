@@ -6,10 +6,10 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
-use super::build::Builder;
+use super::{build::Builder, pin::slot};
 use crate::{
     diagnostic::{Diagnostic, closest, suggest},
-    params::{Kind, Parsed, Problem, SHIPPED_TEMPLATES},
+    params::{Address, Kind, Parsed, Problem, Remote, SHIPPED_TEMPLATES},
     recipe::{
         Step,
         source::Span,
@@ -23,9 +23,15 @@ const STAND_IN: f64 = -987654321.125;
 /// One field cannot hold more mistakes than this; stops a loop that makes no progress.
 const MAX_ROUNDS: usize = 100;
 
-type Checked = (Value, Vec<(&'static str, PathBuf)>);
+/// Typed, normalized parameters and what they name outside the cache.
+#[derive(Default)]
+pub(super) struct Checked {
+    pub(super) params: Value,
+    pub(super) files: Vec<(&'static str, PathBuf)>,
+    pub(super) remotes: Vec<Remote>,
+}
 
-/// Typed, normalized parameters and the files that they name; `None` after a mistake.
+/// Checks the evaluated `with:` of a step; `None` after a mistake.
 pub(super) fn check(
     builder: &Builder<'_>,
     step: &Step,
@@ -37,7 +43,7 @@ pub(super) fn check(
     checker.report_fields();
     let parsed = checker.parse()?;
     checker.problems(parsed.problems);
-    let checked = checker.files(parsed.normalized, parsed.files);
+    let checked = checker.files(parsed.normalized, parsed.files, parsed.remotes);
     (!checker.failed).then_some(checked)
 }
 
@@ -270,36 +276,55 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Makes paths absolute and checks that something is there.
-    fn files(&mut self, mut normalized: Value, files: Vec<(&'static str, PathBuf)>) -> Checked {
+    /// Makes paths absolute and checks that something is there. Addresses get their revision.
+    fn files(
+        &mut self,
+        mut normalized: Value,
+        files: Vec<(&'static str, PathBuf)>,
+        remotes: Vec<Remote>,
+    ) -> Checked {
         let mut seen: Vec<&str> = Vec::new();
         let mut found = Vec::new();
         for (field, path) in files {
             let index = seen.iter().filter(|name| **name == field).count();
             seen.push(field);
-            let at = match self.tree.get(field).map(|node| &node.data) {
-                Some(Data::List(_)) => vec![Part::Key(field.to_owned()), Part::Index(index)],
-                _ => vec![Part::Key(field.to_owned())],
+            let text = match remotes.iter().find(|remote| (remote.field, remote.index) == (field, index)) {
+                Some(remote) => remote.resolved().to_string(),
+                None if path.to_str().is_some_and(|path| Address::parse(path).is_some()) => continue,
+                None => {
+                    let absolute = self.local(field, index, &path);
+                    let text = absolute.to_string_lossy().into_owned();
+                    found.push((field, absolute));
+                    text
+                }
             };
-            let (span, _) = self.locate(&at);
-            let absolute = clean(&self.builder.sources.folder(span).join(&path));
-            if !absolute.exists() {
-                let shown = path.display();
-                let hint = neighbour(&absolute, &path).or_else(|| {
-                    path.is_relative().then(|| "relative paths start at the recipe's folder".to_owned())
-                });
-                self.report(span, format!("no file or folder `{shown}`"), hint);
+            if let Some(slot) = slot(&mut normalized, field, index) {
+                *slot = Value::String(text);
             }
-            let slot = match normalized.get_mut(field) {
-                Some(Value::Array(items)) => items.get_mut(index),
-                other => other,
-            };
-            if let Some(slot) = slot {
-                *slot = Value::String(absolute.to_string_lossy().into_owned());
-            }
-            found.push((field, absolute));
         }
-        (normalized, found)
+        if let Some(map) = normalized.as_object_mut().filter(|_| !remotes.is_empty()) {
+            // It stands in the addresses now.
+            map.shift_remove("revision");
+        }
+        Checked { params: normalized, files: found, remotes }
+    }
+
+    /// The absolute path of a file that must be there.
+    fn local(&mut self, field: &'static str, index: usize, path: &Path) -> PathBuf {
+        let at = match self.tree.get(field).map(|node| &node.data) {
+            Some(Data::List(_)) => vec![Part::Key(field.to_owned()), Part::Index(index)],
+            _ => vec![Part::Key(field.to_owned())],
+        };
+        let (span, _) = self.locate(&at);
+        let absolute = clean(&self.builder.sources.folder(span).join(path));
+        if !absolute.exists() {
+            let shown = path.display();
+            let hint = neighbour(&absolute, path).or_else(|| {
+                path.is_relative().then(|| "relative paths start at the recipe's folder".to_owned())
+            });
+            self.report(span, format!("no file or folder `{shown}`"), hint);
+        }
+        absolute
     }
 
     fn node(&self, path: &[Part]) -> Option<&Node> {
@@ -410,9 +435,6 @@ fn clean(path: &Path) -> PathBuf {
 
 /// What may be meant: mostly a file beside the missing one with nearly its name.
 fn neighbour(absolute: &Path, written: &Path) -> Option<String> {
-    if written.to_string_lossy().contains("://") {
-        return Some("only local files and folders are read; download it first".to_owned());
-    }
     let name = absolute.file_name()?.to_string_lossy().into_owned();
     let entries = std::fs::read_dir(absolute.parent()?).ok()?;
     let names: Vec<String> = entries

@@ -15,7 +15,7 @@ use petgraph::{
 use serde_json::Value;
 
 use super::Resources;
-use crate::params::Kind;
+use crate::params::{Kind, Remote};
 
 /// One step of one matrix cell.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub struct StepNode {
     pub params: Value,
     /// Files outside the cache that it reads, with the field that names each.
     pub files: Vec<(&'static str, PathBuf)>,
+    /// Sources that lie elsewhere.
+    pub remotes: Vec<Remote>,
     /// What it asks of the machine.
     pub resources: Resources,
     /// Longest run time.

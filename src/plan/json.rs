@@ -33,6 +33,9 @@ pub struct NodeJson<'p> {
     /// Files outside the cache.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<&'p PathBuf>,
+    /// Sources that lie elsewhere, at their commits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remotes: Vec<String>,
     /// Ids of the nodes that come first: references and `needs`.
     pub needs: Vec<&'p str>,
     /// What it asks of the machine.
@@ -56,6 +59,7 @@ impl Plan {
                 cell: &node.cell,
                 with: &node.params,
                 files: node.files.iter().map(|(_, path)| path).collect(),
+                remotes: node.remotes.iter().map(|remote| remote.resolved().to_string()).collect(),
                 needs: self.upstream(index).iter().map(|before| self.graph[*before].id.as_str()).collect(),
                 resources: node.resources,
                 timeout: node.timeout.map(|time| time.as_secs_f64()),

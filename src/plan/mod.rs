@@ -12,6 +12,7 @@ mod graphviz;
 mod json;
 mod links;
 mod mermaid;
+mod pin;
 mod select;
 mod settings;
 

@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 use super::{
     StepContext,
     dataset::{rows_of, text},
+    source::{self, ModelSource},
 };
 use crate::{
     error::hinted,
+    hub::ModelPart,
     model::{
         BaseFolder, ModelConfig, RandomWeights, SafetensorsWeights, SourceFormat, SourceModel,
         TOKENIZER_FILE_NAMES, Tokenizer, TokenizerFiles, WeightDtype, parameter_count, write_model,
@@ -34,7 +36,15 @@ const SMALL_FILES: [&str; 6] = [
 
 pub(crate) fn run(params: &BaseParams, ctx: &StepContext) -> anyhow::Result<()> {
     match (&params.source, &params.init) {
-        (Some(source), _) => from_source(params, &source.0, ctx)?,
+        (Some(source), _) => {
+            let model = source::model(source, &params.sha256, ModelPart::Whole, ctx)?;
+            let taken = from_source(params, model.path(), ctx);
+            // The folder that it was fetched into tells nobody anything.
+            match model {
+                ModelSource::Fetched(_) => taken.with_context(|| format!("in `{}`", source.0.display()))?,
+                ModelSource::Local(_) => taken?,
+            }
+        }
         (None, Some(init)) => from_nothing(init, ctx)?,
         (None, None) => unreachable!("the planner refuses a base without source and init"),
     }
@@ -86,7 +96,8 @@ fn from_source(params: &BaseParams, source: &Path, ctx: &StepContext) -> anyhow:
         }
     }
     if let Some(tokenizer) = &params.tokenizer {
-        take_tokenizer(&tokenizer.0, ctx)?;
+        let files = source::model(tokenizer, &[], ModelPart::Tokenizer, ctx)?;
+        take_tokenizer(files.path(), ctx)?;
     }
     Ok(())
 }

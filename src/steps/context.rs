@@ -56,6 +56,8 @@ pub struct StepContext<'a> {
     pub out: &'a Path,
     /// The artifacts that the parameters name, by node id.
     pub inputs: &'a BTreeMap<String, Arc<Input>>,
+    /// Where files of the web are kept by their digest.
+    pub downloads: &'a Path,
     /// Where to report how far the step is.
     pub progress: &'a dyn Progress,
     /// Ask this in long loops.
@@ -63,7 +65,7 @@ pub struct StepContext<'a> {
     /// The step's log file.
     pub log: &'a Mutex<std::fs::File>,
     /// The digest that a source file has in the step's key.
-    pub source_digest: &'a dyn Fn(&Path) -> anyhow::Result<Digest>,
+    pub source_digest: &'a (dyn Fn(&Path) -> anyhow::Result<Digest> + Sync),
 }
 
 impl StepContext<'_> {

@@ -1,4 +1,4 @@
-//! `uses: dataset`: rows from local files into one canonical `data.jsonl`.
+//! `uses: dataset`: rows from files, here or fetched, into one canonical `data.jsonl`.
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::StepContext;
+use super::{StepContext, source};
 use crate::{
     data::{Row, canonical, read_rows},
     digest::Digest,
@@ -19,16 +19,19 @@ use crate::{
 };
 
 /// Endings of a split's file in a folder source, in the order they are looked for.
-const ENDINGS: [&str; 6] = ["jsonl", "json", "jsonl.gz", "json.gz", "txt", "txt.gz"];
+const ENDINGS: [&str; 9] =
+    ["jsonl", "json", "jsonl.gz", "json.gz", "txt", "txt.gz", "parquet", "csv", "csv.gz"];
 
 pub(crate) fn run(params: &DatasetParams, ctx: &StepContext) -> anyhow::Result<()> {
     let split: Split = match &params.split {
         Some(text) => text.parse().map_err(anyhow::Error::msg)?,
         None => Split::default(),
     };
+    let name = if split.name.is_empty() { "train" } else { &split.name };
+    let fetch = |files: &[_]| source::rows(files, &params.sha256, params.subset.as_deref(), name, ctx);
     let paths = match &params.source {
-        Sources::File(file) => vec![file.0.clone()],
-        Sources::Files(files) => files.iter().map(|file| file.0.clone()).collect(),
+        Sources::File(file) => fetch(std::slice::from_ref(file))?,
+        Sources::Files(files) => fetch(files)?,
         Sources::Step(file) => vec![inside(&ctx.input(&file.step)?.path, &file.path)?],
     };
     let mut rows: Vec<(String, Row)> = Vec::new();

@@ -11,6 +11,7 @@ mod model_input;
 mod pretrain;
 mod process;
 mod report;
+mod source;
 mod swap;
 mod tokenize;
 mod train;

@@ -1,5 +1,5 @@
 //! Imports point one way: `commands -> exec -> steps ->
-//! {train, eval, report, data} -> {peft, model}`, and only `commands` and `progress` print.
+//! {train, eval, report, data, hub} -> {peft, model}`, and only `commands` and `progress` print.
 
 use std::path::Path;
 
@@ -39,6 +39,13 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "plan",
         &["cache", "exec", "steps", "commands", "cli", "report", "train", "eval", "model", "peft", "key"],
+    ),
+    (
+        "hub",
+        &[
+            "recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval",
+            "model", "peft", "key", "data",
+        ],
     ),
     ("report", &["recipe", "plan", "cache", "exec", "commands", "cli", "train", "model", "peft", "key"]),
     (

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod check;
+mod hub;
+mod hub_run;
+mod hub_server;
 mod layers;
 mod method;
 mod parity;

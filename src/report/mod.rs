@@ -12,4 +12,5 @@ pub use context::ReportContext;
 pub use plot::plot_svg;
 pub use provenance::{Provenance, StepRow, SwapRow, TrainingRow};
 pub use render::{Template, render};
+pub(crate) use table::without_axis;
 pub use table::{Row, TaskTable};

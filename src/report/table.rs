@@ -150,7 +150,7 @@ fn summarise(row: &mut Row) {
 }
 
 /// A node id without one axis: `a[method=lora,seed=1]` without `seed` is `a[method=lora]`.
-pub(super) fn without_axis(node: &str, axis: &str) -> String {
+pub(crate) fn without_axis(node: &str, axis: &str) -> String {
     let Some((step, cell)) = node.split_once('[') else { return node.to_owned() };
     let prefix = format!("{axis}=");
     let kept: Vec<&str> =

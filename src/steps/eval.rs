@@ -4,13 +4,14 @@
 use std::{
     fs::File,
     io::{BufWriter, Write as _},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Map, Value, json};
 
 use super::{
-    LoadedModel, StepContext,
+    Input, LoadedModel, StepContext,
     dataset::{rows_of, text},
     load_for_eval,
 };
@@ -31,6 +32,7 @@ const TASK_VERSION: u32 = 1;
 
 pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> {
     let loaded = load_for_eval(ctx.input(&params.model)?, &device::resolve(params.device))?;
+    let trained_with = trained_prompt(ctx.input(&params.model)?, loaded.adapter.as_ref());
     let mut tasks = Vec::new();
     for spec in &params.tasks {
         let rows = rows_of(&ctx.input(&spec.dataset)?.path)?;
@@ -42,6 +44,14 @@ pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> 
                 spec.name,
                 task.truncated,
                 task.prompts.len()
+            ));
+        }
+        if let Some(trained) = trained_with.filter(|trained| *trained != task.trained_like()) {
+            ctx.warn(format_args!(
+                "task `{}` asks with the prompt {}, but the adapter was trained with `prompt: {}`; if that is not meant, set the task's `prompt`",
+                spec.name,
+                task.prompt_name,
+                json!(trained).as_str().unwrap_or_default()
             ));
         }
         tasks.push(task);
@@ -63,6 +73,13 @@ pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> 
         "adapter": loaded.adapter,
     });
     ctx.write_json("results.json", &results.finish(evergraft))
+}
+
+/// The prompt of the tokens that an adapter was trained on.
+fn trained_prompt(model: &Arc<Input>, lineage: Option<&Value>) -> Option<PromptTemplate> {
+    let digest = lineage?.get("tokens_digest")?.as_str()?.parse().ok()?;
+    let tokens = model.find(&digest)?;
+    serde_json::from_value(tokens.params.get("prompt")?.clone()).ok()
 }
 
 /// The parts of lm-eval's `results.json`, task by task.
@@ -183,6 +200,15 @@ impl<'a> Task<'a> {
             task.targets.push(answer.to_owned());
         }
         Ok(task)
+    }
+
+    /// The training prompt that goes with the task's.
+    fn trained_like(&self) -> PromptTemplate {
+        match (self.spec.prompt, &self.scorer) {
+            (Some(template), _) => template,
+            (None, Scorer::Gsm8k) => PromptTemplate::Alpaca,
+            (None, Scorer::Labels(_)) => PromptTemplate::AlpacaIndented,
+        }
     }
 
     fn render(&self, row: &Row) -> anyhow::Result<String> {

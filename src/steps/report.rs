@@ -1,14 +1,14 @@
 //! `uses: report`: results, statistics and provenance through a template.
 
-use std::{fs, io::Read as _, path::Path};
+use std::{fs, io::Read as _, path::Path, sync::Arc};
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::StepContext;
+use super::{Input, StepContext};
 use crate::{
     params::ReportParams,
-    report::{ReportContext, Template, plot_svg, render},
+    report::{ReportContext, Template, plot_svg, render, without_axis},
 };
 
 const SHIPPED: &str = include_str!("../../templates/report.md.j2");
@@ -29,6 +29,21 @@ pub(crate) fn run(params: &ReportParams, ctx: &StepContext) -> anyhow::Result<()
             "nothing is compared: `vars.baseline` is `{baseline}`, and the rows are {}",
             rows.into_iter().collect::<Vec<_>>().join(", ")
         ));
+    }
+    for name in params.labels.keys() {
+        let named =
+            |input: &Arc<Input>| input.step == *name || without_axis(&input.node, &params.over) == *name;
+        if !results.iter().any(named) {
+            ctx.warn(format_args!("`labels` names `{name}`, which is no step or cell of the results"));
+        }
+    }
+    let has_cells = results.iter().any(|input| !input.cell.is_empty());
+    // `seed` is the default; a recipe that says otherwise means an axis of its own.
+    if has_cells
+        && params.over != "seed"
+        && !results.iter().any(|input| input.cell.contains_key(&params.over))
+    {
+        ctx.warn(format_args!("`over: {}` is an axis of no result, so nothing is averaged", params.over));
     }
     ctx.write_json("report.json", &serde_json::to_value(&context)?)?;
     let (name, text) = match &params.template_file {

@@ -51,6 +51,9 @@ pub(crate) fn run(params: &SwapParams, ctx: &StepContext) -> anyhow::Result<()> 
             "the old and the new base have different `tokenizer.json` files; the adapter may meet other token ids than it learned",
         );
     }
+    if target.digest == old_digest {
+        ctx.warn("the new base is the one that the adapter was trained on: nothing moves");
+    }
     let verdict = if drift.median_cosine >= CONTINUED_COSINE { "continued" } else { "re-pretrained" };
     if verdict == "re-pretrained" {
         ctx.warn(format_args!(

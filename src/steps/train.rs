@@ -35,7 +35,7 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
     metrics.finish()?;
     adapter.save(&mut model, ctx.out)?;
     let config = &model.config;
-    let lineage = json!({
+    let mut lineage = json!({
         "evergraft": env!("CARGO_PKG_VERSION"),
         "base_digest": base.digest,
         "base_shape": config.to_json(),
@@ -48,6 +48,11 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
         "step_key": ctx.key,
         "trainable_parameters": trainable,
     });
+    // A hub source stands in the key with its commit.
+    let source = base.params.get("source").and_then(serde_json::Value::as_str);
+    if let Some(revision) = source.filter(|source| source.starts_with("hf://")) {
+        lineage["base_revision"] = json!(revision);
+    }
     ctx.write_json("evergraft.json", &lineage)?;
     ctx.write_json("train.json", &serde_json::to_value(&summary)?)?;
     ctx.log(format_args!(

@@ -135,11 +135,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(&dir.path().join("cache")).unwrap();
         let path = dir.path().join("file");
+        let start = std::time::Instant::now();
         std::fs::write(&path, "one").unwrap();
         let memories =
             || std::fs::read_dir(cache.root().join(BUCKET).join("sources")).map_or(0, Iterator::count);
         let fresh = cache.source(&path).unwrap();
-        assert_eq!(memories(), 0, "a file of this moment is not remembered");
+        let soon = start.elapsed() < SETTLED / 2;
+        assert!(!soon || memories() == 0, "a file of this moment is not remembered");
         std::thread::sleep(SETTLED + Duration::from_millis(200));
         assert_eq!(cache.source(&path).unwrap(), fresh);
         assert_eq!(memories(), 1);

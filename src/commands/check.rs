@@ -3,7 +3,7 @@
 use super::shared::{planned, print};
 use crate::{
     cli::{Cli, RecipeArgs},
-    error::Error,
+    error::{Error, count},
 };
 
 pub(super) fn run(cli: &Cli, args: &RecipeArgs) -> Result<(), Error> {
@@ -11,7 +11,8 @@ pub(super) fn run(cli: &Cli, args: &RecipeArgs) -> Result<(), Error> {
     if cli.quiet {
         return Ok(());
     }
-    print(&format!("`{}` is right: {} steps\n", args.recipe.display(), plan.graph.node_count()))?;
+    let steps = count(plan.graph.node_count(), "step");
+    print(&format!("`{}` is right: {steps}\n", args.recipe.display()))?;
     for name in plan.unpinned() {
         print(&format!("`{name}` has no commit in the lock file yet; the next `run` asks the hub\n"))?;
     }

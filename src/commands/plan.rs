@@ -5,7 +5,7 @@ use serde_json::json;
 use super::shared::{Survey, print, print_json, table};
 use crate::{
     cli::{Cli, Format, PlanArgs},
-    error::Error,
+    error::{Error, count},
     exec::State,
 };
 
@@ -13,7 +13,7 @@ pub(super) fn run(cli: &Cli, args: &PlanArgs) -> Result<(), Error> {
     let survey = Survey::of(cli, &args.recipe.recipe, &args.recipe.set)?;
     let stale = show(&survey, args.format)?;
     if args.check && stale > 0 {
-        return Err(Error::Stale(format!("{stale} steps would run")));
+        return Err(Error::Stale(format!("{} would run", count(stale, "step"))));
     }
     Ok(())
 }

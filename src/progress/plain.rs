@@ -7,6 +7,7 @@ use std::{
 
 use super::Progress;
 use super::{Event, Observer};
+use crate::error::count;
 
 /// Time between two lines of a running step.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -24,7 +25,7 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
         warnings.iter().map(|warning| format!("warning: {step}: {warning}")).collect()
     };
     match event {
-        Event::RunStarted { recipe, steps, .. } => vec![format!("{recipe}: {steps} steps")],
+        Event::RunStarted { recipe, steps, .. } => vec![format!("{recipe}: {}", count(*steps, "step"))],
         Event::StepStarted { step, why } => vec![format!("run      {step}  ({why})")],
         Event::StepWarned { step, message } => warn(step, std::slice::from_ref(message)),
         Event::RunWaiting { message } => vec![format!("wait     {message}")],

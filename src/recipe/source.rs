@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, suggest};
 
 /// A recipe is written by hand; anything larger is a mistake.
 const MAX_BYTES: u64 = 1 << 20;
@@ -108,16 +108,35 @@ impl Sources {
     }
 }
 
+/// Names of the YAML files in the folder where a recipe was looked for.
+fn recipes_beside(path: &Path) -> Vec<String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> =
+        names.filter(|name| name.ends_with(".yaml") || name.ends_with(".yml")).collect();
+    names.sort();
+    names
+}
+
 /// Reads at most the limit, whatever the file claims to be (it may be a pipe or a device).
 fn read_limited(path: &Path, name: &str) -> Result<String, Diagnostic> {
-    let unreadable = |error: std::io::Error| {
-        let diagnostic = Diagnostic::of_file(name, format!("cannot read the recipe: {error}"));
-        if error.kind() == std::io::ErrorKind::NotFound {
-            diagnostic.hint("give the path of a recipe, e.g. `recipes/quickstart.yaml`")
-        } else {
-            diagnostic
-        }
-    };
+    let unreadable =
+        |error: std::io::Error| {
+            let diagnostic = Diagnostic::of_file(name, format!("cannot read the recipe: {error}"));
+            if error.kind() == std::io::ErrorKind::NotFound {
+                let there = recipes_beside(path);
+                let known = suggest(
+                    &path.file_name().unwrap_or_default().to_string_lossy(),
+                    there.iter().map(String::as_str),
+                );
+                diagnostic.hint(known.unwrap_or_else(|| {
+                    "give the path of a recipe, e.g. `recipes/quickstart.yaml`".to_owned()
+                }))
+            } else {
+                diagnostic
+            }
+        };
     if path.is_dir() {
         return Err(Diagnostic::of_file(name, "the recipe is a folder").hint("give the path of a YAML file"));
     }

@@ -146,7 +146,11 @@ fn too_deep() -> String {
 /// What people most often get wrong.
 fn yaml_hint(sources: &Sources, place: Span, text: &str) -> Option<String> {
     let line = sources.text(place.file).lines().nth((place.line as usize).saturating_sub(1))?;
-    if line.contains("${{") && !line.contains("\"${{") && !line.contains("'${{") {
+    // A value that begins with an expression and not with a quote.
+    let bare = line.match_indices("${{").any(|(at, _)| {
+        line[..at].trim_end().chars().next_back().is_some_and(|c| [':', ',', '[', '{', '-'].contains(&c))
+    });
+    if bare {
         Some("put the expression in quotes: \"${{ ... }}\"".to_owned())
     } else if text.contains("mapping values are not allowed") {
         Some("put a text that holds `: ` in quotes, or check the indentation".to_owned())

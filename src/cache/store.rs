@@ -214,10 +214,7 @@ impl Cache {
         let files = list(&out)?;
         let artifact = content(&files);
         atomic::sync_tree(&out)?;
-        let place = self.artifact_path(&artifact);
-        let parent = place.parent().expect("artifacts lie in folders");
-        fs::create_dir_all(parent)?;
-        let files = self.place_artifact(&out, &place, files)?;
+        let files = self.place_artifact(&out, &artifact, files)?;
         let log = fs::read(workspace.log()).unwrap_or_default();
         atomic::write(&self.log_path(&lock.digest), &log)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -351,17 +348,19 @@ impl Cache {
     fn place_artifact(
         &self,
         out: &Path,
-        place: &Path,
+        artifact: &Digest,
         files: Vec<ArtifactFile>,
     ) -> anyhow::Result<Vec<ArtifactFile>> {
-        let artifact = content(&files);
+        let place = self.artifact_path(artifact);
+        let parent = place.parent().expect("artifacts lie in folders");
+        fs::create_dir_all(parent)?;
         for _ in 0..10 {
-            match list(place) {
-                Ok(there) if content(&there) == artifact => return Ok(there),
+            match list(&place) {
+                Ok(there) if content(&there) == *artifact => return Ok(there),
                 // Somebody may be reading it: aside first, so that the name is free at once.
                 Ok(_) => {
                     let aside = tempfile::tempdir_in(self.root.join(BUCKET).join("tmp"))?;
-                    match fs::rename(place, aside.path().join("damaged")) {
+                    match fs::rename(&place, aside.path().join("damaged")) {
                         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                             return Err(error).context("cannot remove a damaged artifact");
                         }
@@ -370,9 +369,9 @@ impl Cache {
                 }
                 Err(_) => {}
             }
-            match fs::rename(out, place) {
+            match fs::rename(out, &place) {
                 Ok(()) => {
-                    atomic::sync_dir(place.parent().expect("artifacts lie in folders"))?;
+                    atomic::sync_dir(parent)?;
                     return Ok(files);
                 }
                 // Somebody else was faster.

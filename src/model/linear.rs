@@ -113,8 +113,13 @@ impl Linear {
 
     /// Name, inside a decoder layer, of the bias that the adapter trains.
     pub fn trained_bias_name(&self) -> Option<String> {
-        let wrapped = if self.lora.is_some() { ".base_layer" } else { "" };
-        (self.trains_bias && self.bias.is_some()).then(|| format!("{}{wrapped}.bias", self.name))
+        let trained = self.trains_bias && self.bias.is_some();
+        trained.then(|| Self::bias_name(self.name, self.lora.is_some()))
+    }
+
+    /// PEFT's name of the bias of the linear layer `name`, which it wraps where that carries a pair.
+    pub fn bias_name(name: &str, adapted: bool) -> String {
+        format!("{name}{}.bias", if adapted { ".base_layer" } else { "" })
     }
 
     pub(super) fn params<'a>(&'a mut self, prefix: &str, out: &mut Vec<ParamMut<'a>>) {

@@ -5,7 +5,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ReadWeight;
+use super::{
+    ReadWeight,
+    targets::{PEFT_PREFIX, path},
+};
 use crate::{
     model::{Bottleneck, Decoder, Layer},
     params::{AdapterParams, NonLinearity, Placement},
@@ -88,7 +91,7 @@ pub(super) fn attach_saved(
     let device = model.device().clone();
     for (index, layer) in model.layers.iter_mut().enumerate() {
         for (name, slot) in slots(layer, config.placement) {
-            let prefix = format!("base_model.model.model.layers.{index}.{name}");
+            let prefix = format!("{PEFT_PREFIX}{}", path(index, name));
             let read = |part: &str, shape: &[usize]| weights(&format!("{prefix}.{part}"), shape);
             let vector = |part: &str, length: usize| -> anyhow::Result<Tensor<1>> {
                 Ok(Tensor::from_data(TensorData::new(read(part, &[length])?, [length]), &device))

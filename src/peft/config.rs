@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::targets::{Targets, pattern_value};
+use super::targets::{Patterns, Targets};
 use crate::{
     error::hinted,
     params::{AdapterParams, Bias, TargetModules},
@@ -168,17 +168,27 @@ impl AdapterConfig {
         Targets::new(&self.target_modules, self.exclude_modules.as_ref(), self.layers_to_transform.as_deref())
     }
 
-    /// Rank and scale of the pair on a module.
+    /// Rank and scale of the pair on each module.
     ///
     /// # Errors
     /// When a pattern is not understood.
-    pub(super) fn rank_and_scale(&self, path: &str) -> anyhow::Result<(usize, f64)> {
-        let r = pattern_value(&self.rank_pattern, path).context("in `rank_pattern`")?.unwrap_or(&self.r);
-        let alpha = pattern_value(&self.alpha_pattern, path)
-            .context("in `alpha_pattern`")?
-            .unwrap_or(&self.lora_alpha);
-        let divisor = if self.use_rslora { (*r as f64).sqrt() } else { *r as f64 };
-        Ok((*r, alpha / divisor))
+    pub(super) fn scales(&self) -> anyhow::Result<Scales> {
+        Ok(Scales {
+            r: self.r,
+            lora_alpha: self.lora_alpha,
+            use_rslora: self.use_rslora,
+            ranks: Patterns::new(&self.rank_pattern).context("in `rank_pattern`")?,
+            alphas: Patterns::new(&self.alpha_pattern).context("in `alpha_pattern`")?,
+        })
+    }
+
+    /// Whether the bias of a linear layer is trained; `adapted` says whether it carries a pair.
+    pub(super) fn trains_bias(&self, adapted: bool) -> bool {
+        match self.bias {
+            Bias::None => false,
+            Bias::All => true,
+            Bias::LoraOnly => adapted,
+        }
     }
 
     /// `bias` as it stands in the file.
@@ -188,5 +198,24 @@ impl AdapterConfig {
             Bias::All => "all",
             Bias::LoraOnly => "lora_only",
         }
+    }
+}
+
+/// Ranks and scales, patterns compiled.
+#[derive(Debug, Clone)]
+pub(super) struct Scales {
+    r: usize,
+    lora_alpha: f64,
+    use_rslora: bool,
+    ranks: Patterns<usize>,
+    alphas: Patterns<f64>,
+}
+
+impl Scales {
+    /// Rank and scale of the pair on the module with this path.
+    pub(super) fn of(&self, path: &str) -> (usize, f64) {
+        let r = self.ranks.of(path).unwrap_or(self.r);
+        let alpha = self.alphas.of(path).unwrap_or(self.lora_alpha);
+        (r, alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 })
     }
 }

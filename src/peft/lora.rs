@@ -5,12 +5,12 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::{
     AdapterConfig,
-    targets::{Targets, path},
+    targets::{PEFT_PREFIX, Targets, path},
 };
 use crate::{
     error::hinted,
     model::{Decoder, Linear, LowRank},
-    params::{Bias, TargetModules},
+    params::TargetModules,
     rng,
 };
 
@@ -55,7 +55,7 @@ pub(super) fn attach_saved(
     attach(model, config, &mut |module| {
         let (d_in, d_out) = module.linear.features();
         let device = module.linear.weight.device();
-        let prefix = format!("base_model.model.{}", path(module.layer, module.linear.name));
+        let prefix = format!("{PEFT_PREFIX}{}", path(module.layer, module.linear.name));
         let matrix = |part: &str, shape: [usize; 2]| -> anyhow::Result<Tensor<2>> {
             let values = weights(&format!("{prefix}.{part}.weight"), &shape)?;
             Ok(Tensor::from_data(TensorData::new(values, shape), &device))
@@ -84,7 +84,7 @@ pub(super) fn attach_saved(
             let device = linear.weight.device();
             if let Some(bias) = &mut linear.bias {
                 let shape = bias.dims();
-                let name = format!("base_model.model.{}", path(index, &name));
+                let name = format!("{PEFT_PREFIX}{}", path(index, &name));
                 let values = weights(&name, &shape)
                     .with_context(|| format!("the adapter says `bias: {}`", config.bias_name()))?;
                 *bias = Tensor::from_data(TensorData::new(values, shape), &device);
@@ -109,20 +109,16 @@ fn attach(
     config: &AdapterConfig,
     make: &mut dyn FnMut(&Module) -> anyhow::Result<LowRank>,
 ) -> anyhow::Result<()> {
-    let targets = config.targets()?;
+    let (targets, scales) = (config.targets()?, config.scales()?);
     check_targets(model, &targets)?;
     for (index, layer) in model.layers.iter_mut().enumerate() {
         for (place, linear) in layer.linears().enumerate() {
             let targeted = targets.matches(index, linear.name);
             if targeted {
-                let (r, scale) = config.rank_and_scale(&path(index, linear.name))?;
+                let (r, scale) = scales.of(&path(index, linear.name));
                 linear.lora = Some(make(&Module { layer: index, place, linear, r, scale })?);
             }
-            linear.trains_bias = match config.bias {
-                Bias::None => false,
-                Bias::All => true,
-                Bias::LoraOnly => targeted,
-            };
+            linear.trains_bias = config.trains_bias(targeted);
         }
     }
     Ok(())

@@ -5,11 +5,14 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{Adapter, AdapterConfig, targets::Targets};
+use super::{
+    Adapter, AdapterConfig,
+    config::Scales,
+    targets::{PEFT_PREFIX, Targets, layer_of, path},
+};
 use crate::{
     error::hinted,
-    model::{LowRank, ModelConfig, SafetensorsWeights, WeightSource},
-    params::Bias,
+    model::{Linear, LowRank, ModelConfig, SafetensorsWeights, WeightSource},
 };
 
 /// A base's weights with an adapter folded in.
@@ -18,6 +21,7 @@ pub struct Merged<'b> {
     names: Vec<&'static str>,
     config: AdapterConfig,
     targets: Targets,
+    scales: Scales,
     file: SafetensorsWeights,
 }
 
@@ -40,6 +44,7 @@ impl<'b> Merged<'b> {
             base,
             names: model.linear_names(),
             targets: config.targets()?,
+            scales: config.scales()?,
             config,
             file: SafetensorsWeights::open_file(&folder.join("adapter_model.safetensors"))?,
         };
@@ -51,9 +56,8 @@ impl<'b> Merged<'b> {
     fn check_nothing_is_left(&self, model: &ModelConfig) -> anyhow::Result<()> {
         for name in self.file.names() {
             let place = || -> Option<(usize, &str)> {
-                let rest = name.strip_prefix("base_model.model.model.layers.")?;
-                let (layer, rest) = rest.split_once('.')?;
-                Some((layer.parse().ok()?, self.names.iter().find(|name| rest.starts_with(**name))?))
+                let (layer, rest) = layer_of(name.strip_prefix(PEFT_PREFIX)?)?;
+                Some((layer, self.names.iter().find(|name| rest.starts_with(**name))?))
             };
             let fits = place().is_some_and(|(layer, linear)| {
                 let pair = name.contains(".lora_");
@@ -74,8 +78,8 @@ impl<'b> Merged<'b> {
     fn fold(&self, path: &str, values: Vec<f32>, shape: &[usize]) -> anyhow::Result<Vec<f32>> {
         let device = Device::flex();
         let weight = Tensor::<2>::from_data(TensorData::new(values, [shape[0], shape[1]]), &device);
-        let prefix = format!("base_model.model.{path}");
-        let (r, scale) = self.config.rank_and_scale(path)?;
+        let prefix = format!("{PEFT_PREFIX}{path}");
+        let (r, scale) = self.scales.of(path);
         let magnitude = match self.config.use_dora {
             true => Some(self.tensor::<1>(&format!("{prefix}.lora_magnitude_vector"), &device)?),
             false => None,
@@ -108,24 +112,22 @@ impl WeightSource for Merged<'_> {
     fn load(&self, name: &str) -> anyhow::Result<Vec<f32>> {
         let values = self.base.load(name)?;
         let place = || -> Option<(usize, &str, &str)> {
-            let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+            let (layer, rest) = layer_of(name)?;
             let (linear, kind) = rest.rsplit_once('.')?;
-            Some((layer.parse().ok()?, linear, kind))
+            Some((layer, linear, kind))
         };
         let Some((layer, linear, kind)) = place() else { return Ok(values) };
         if !self.names.contains(&linear) {
             return Ok(values);
         }
-        let (path, targeted) =
-            (format!("model.layers.{layer}.{linear}"), self.targets.matches(layer, linear));
+        let targeted = self.targets.matches(layer, linear);
         match kind {
             "weight" if targeted => {
                 let shape = self.shape(name).context("it was just read")?;
-                self.fold(&path, values, &shape)
+                self.fold(&path(layer, linear), values, &shape)
             }
-            "bias" if self.config.bias == Bias::All || (self.config.bias == Bias::LoraOnly && targeted) => {
-                let wrapped = if targeted { ".base_layer" } else { "" };
-                let name = format!("base_model.model.{path}{wrapped}.bias");
+            "bias" if self.config.trains_bias(targeted) => {
+                let name = format!("{PEFT_PREFIX}{}", path(layer, &Linear::bias_name(linear, targeted)));
                 let bias = self.file.load(&name)?;
                 if bias.len() != values.len() {
                     bail!("adapter weight `{name}` has {} values, not {}", bias.len(), values.len());

@@ -1,5 +1,7 @@
 //! Which linear layers an adapter sits on, by PEFT's rules (`check_target_module_exists`).
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use regex::Regex;
 
@@ -82,22 +84,35 @@ impl Matcher {
     }
 }
 
-/// The value of the first pattern that a path ends in, as in PEFT's `rank_pattern`.
-///
-/// # Errors
-/// When a pattern is no regular expression.
-pub(super) fn pattern_value<'v, V>(
-    patterns: impl IntoIterator<Item = (&'v String, &'v V)>,
-    path: &str,
-) -> anyhow::Result<Option<&'v V>> {
-    for (pattern, value) in patterns {
-        let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
-            .with_context(|| format!("`{pattern}` is not a regular expression that is understood"))?;
-        if regex.is_match(path) {
-            return Ok(Some(value));
-        }
+/// What PEFT puts before the name of a module of the base.
+pub(super) const PEFT_PREFIX: &str = "base_model.model.";
+
+/// The decoder layer that the name of a base weight begins with, and the rest of the name.
+pub(super) fn layer_of(name: &str) -> Option<(usize, &str)> {
+    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    Some((layer.parse().ok()?, rest))
+}
+
+/// Values for modules whose paths end in a pattern, as in PEFT's `rank_pattern`.
+#[derive(Debug, Clone)]
+pub(super) struct Patterns<V>(Vec<(Regex, V)>);
+
+impl<V: Copy> Patterns<V> {
+    /// # Errors
+    /// When a pattern is no regular expression.
+    pub(super) fn new(patterns: &BTreeMap<String, V>) -> anyhow::Result<Self> {
+        let compiled = patterns.iter().map(|(pattern, value)| {
+            let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
+                .with_context(|| format!("`{pattern}` is not a regular expression that is understood"))?;
+            Ok((regex, *value))
+        });
+        compiled.collect::<anyhow::Result<_>>().map(Self)
     }
-    Ok(None)
+
+    /// The value of the first pattern that fits.
+    pub(super) fn of(&self, path: &str) -> Option<V> {
+        self.0.iter().find(|(regex, _)| regex.is_match(path)).map(|(_, value)| *value)
+    }
 }
 
 #[cfg(test)]

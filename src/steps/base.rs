@@ -1,10 +1,6 @@
 //! `uses: base`: a base model as a Hugging Face folder of its own.
 
-use std::{
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -25,14 +21,9 @@ use crate::{
 };
 
 /// Files of a model folder beside its weights that are taken over where they exist.
-const SMALL_FILES: [&str; 6] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-];
+pub(super) fn small_files() -> impl Iterator<Item = &'static str> {
+    ["config.json", "generation_config.json"].into_iter().chain(TOKENIZER_FILE_NAMES)
+}
 
 pub(crate) fn run(params: &BaseParams, ctx: &StepContext) -> anyhow::Result<()> {
     match (&params.source, &params.init) {
@@ -72,7 +63,7 @@ fn from_source(params: &BaseParams, source: &Path, ctx: &StepContext) -> anyhow:
         SourceFormat::HuggingFace => {
             BaseFolder::open(source)?;
             let weights = SafetensorsWeights::files_in(source)?;
-            copy_small_files(source, ctx)?;
+            ctx.take_over(source, small_files())?;
             ctx.progress.begin(Some(weights.len() as u64), "files");
             for (done, name) in weights.iter().enumerate() {
                 ctx.cancel.check()?;
@@ -102,27 +93,14 @@ fn from_source(params: &BaseParams, source: &Path, ctx: &StepContext) -> anyhow:
     Ok(())
 }
 
-/// Takes over what lies beside the weights of a model folder.
-pub(super) fn copy_small_files(source: &Path, ctx: &StepContext) -> anyhow::Result<()> {
-    for name in SMALL_FILES.into_iter().filter(|name| source.join(name).is_file()) {
-        let to = ctx.out.join(name);
-        fs::copy(source.join(name), &to).with_context(|| format!("cannot copy `{name}`"))?;
-        // A result's files are read-only, and a copy keeps that.
-        fs::set_permissions(&to, Permissions::from_mode(0o644))
-            .with_context(|| format!("cannot change `{name}`"))?;
-    }
-    Ok(())
-}
-
 fn take_tokenizer(path: &Path, ctx: &StepContext) -> anyhow::Result<()> {
     if path.is_dir() {
         Tokenizer::from_dir(path)?;
-        for name in TOKENIZER_FILE_NAMES {
+        ctx.take_over(path, TOKENIZER_FILE_NAMES)?;
+        // The source's own would name tokens of its own tokenizer.
+        for name in TOKENIZER_FILE_NAMES.into_iter().filter(|name| !path.join(name).is_file()) {
             let target = ctx.out.join(name);
-            if path.join(name).is_file() {
-                fs::copy(path.join(name), target).with_context(|| format!("cannot copy `{name}`"))?;
-            } else if target.exists() {
-                // The source's own would name tokens of its own tokenizer.
+            if target.exists() {
                 fs::remove_file(target).with_context(|| format!("cannot remove `{name}`"))?;
             }
         }

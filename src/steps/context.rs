@@ -3,7 +3,9 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    fs::Permissions,
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -82,6 +84,25 @@ impl StepContext<'_> {
     /// The first artifact with this content among all inputs and everything before them.
     pub fn find(&self, digest: &Digest) -> Option<Arc<Input>> {
         self.inputs.values().find_map(|input| input.find(digest))
+    }
+
+    /// Copies those of these files that a folder has into the artifact.
+    ///
+    /// # Errors
+    /// When a file cannot be read or the disk is full.
+    pub fn take_over(
+        &self,
+        from: &Path,
+        names: impl IntoIterator<Item = &'static str>,
+    ) -> anyhow::Result<()> {
+        for name in names.into_iter().filter(|name| from.join(name).is_file()) {
+            let to = self.out.join(name);
+            std::fs::copy(from.join(name), &to).with_context(|| format!("cannot copy `{name}`"))?;
+            // A result's files are read-only, and a copy keeps that; the step may still change its own.
+            std::fs::set_permissions(&to, Permissions::from_mode(0o644))
+                .with_context(|| format!("cannot change `{name}`"))?;
+        }
+        Ok(())
     }
 
     /// Writes a small JSON file into the artifact.

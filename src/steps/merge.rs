@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     StepContext,
-    base::copy_small_files,
+    base::small_files,
     model_input::{adapter_base, read_lineage},
 };
 use crate::{
@@ -23,7 +23,7 @@ pub(crate) fn run(params: &MergeParams, ctx: &StepContext) -> anyhow::Result<()>
     let folder = BaseFolder::open(&base.path)?;
     let merged = Merged::open(&folder.config, folder.weights.as_ref(), &adapter.path)?;
     let dtype = WeightDtype::from(params.dtype);
-    copy_small_files(&base.path, ctx)?;
+    ctx.take_over(&base.path, small_files())?;
     // The base's own config, so that fields unknown to evergraft survive.
     let path = ctx.out.join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).context("cannot read `config.json`")?)?;

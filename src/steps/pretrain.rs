@@ -1,8 +1,5 @@
 //! `uses: pretrain`: continue a base's pre-training, all parameters: its next version.
 
-use std::fs;
-
-use anyhow::Context as _;
 use serde_json::json;
 
 use super::{StepContext, metrics::MetricsLog, model_input::load_base};
@@ -29,12 +26,7 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
     let mut metrics = MetricsLog::create(ctx, &params.optimizer, trainer.total_steps())?;
     let summary = trainer.run(&mut model, &mut |update| metrics.record(update))?;
     metrics.finish()?;
-    for name in TOKENIZER_FILE_NAMES {
-        let source = base.path.join(name);
-        if source.exists() {
-            fs::copy(&source, ctx.out.join(name)).with_context(|| format!("cannot copy `{name}`"))?;
-        }
-    }
+    ctx.take_over(&base.path, TOKENIZER_FILE_NAMES)?;
     let dtype = WeightDtype::from(params.save_dtype);
     let config = model.config.clone();
     write_model(ctx.out, &config, &TensorWeights::new(model.params()), dtype)?;

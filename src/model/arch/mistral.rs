@@ -2,17 +2,12 @@
 
 use serde_json::json;
 
-use super::{Architecture, Names};
-use crate::model::config::MAX_POSITIONS;
+use super::{Architecture, Names, window_in_every_layer};
 
 pub(super) const MISTRAL: Architecture = Architecture {
     model_type: "mistral",
     class: "MistralForCausalLM",
-    read: |fields, config| {
-        config.sliding_window = fields.optional_size("sliding_window", MAX_POSITIONS)?;
-        config.sliding_layers = vec![config.sliding_window.is_some(); config.num_hidden_layers];
-        Ok(())
-    },
+    read: window_in_every_layer,
     write: |config, out| {
         out.insert("sliding_window".to_owned(), json!(config.sliding_window));
     },

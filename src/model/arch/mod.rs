@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 pub use names::{GateUp, Names, Qkv};
 
-use super::{ModelConfig, fields::Fields};
+use super::{ModelConfig, config::MAX_POSITIONS, fields::Fields};
 
 /// One architecture.
 pub(super) struct Architecture {
@@ -76,6 +76,13 @@ fn sliding_layers(
         kinds.len()
     );
     Ok(kinds)
+}
+
+/// A `sliding_window`, if there is one, in every layer.
+fn window_in_every_layer(fields: &Fields, config: &mut ModelConfig) -> anyhow::Result<()> {
+    config.sliding_window = fields.optional_size("sliding_window", MAX_POSITIONS)?;
+    config.sliding_layers = vec![config.sliding_window.is_some(); config.num_hidden_layers];
+    Ok(())
 }
 
 /// `layer_types` as transformers writes it.

@@ -3,17 +3,12 @@
 
 use serde_json::json;
 
-use super::{Architecture, GateUp, Names, Qkv};
-use crate::model::config::MAX_POSITIONS;
+use super::{Architecture, GateUp, Names, Qkv, window_in_every_layer};
 
 pub(super) const PHI3: Architecture = Architecture {
     model_type: "phi3",
     class: "Phi3ForCausalLM",
-    read: |fields, config| {
-        config.sliding_window = fields.optional_size("sliding_window", MAX_POSITIONS)?;
-        config.sliding_layers = vec![config.sliding_window.is_some(); config.num_hidden_layers];
-        Ok(())
-    },
+    read: window_in_every_layer,
     write: |config, out| {
         out.insert("sliding_window".to_owned(), json!(config.sliding_window));
         // transformers' default lies outside a small vocabulary.

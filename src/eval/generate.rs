@@ -70,7 +70,7 @@ fn generate_batch(
     // padding takes room in the cache, not in the context.
     let room = |index: usize| options.max_new_tokens.min(model.max_positions() - prompts[index].len());
     let capacity = longest + batch.iter().map(|index| room(*index)).max().unwrap_or(0);
-    let mut cache = KvCache::new(&model.config, batch.len(), capacity, device);
+    let mut cache = KvCache::new(&model.config, batch.len(), capacity, device, model.dtype());
     let mut active: Vec<Active> = batch
         .iter()
         .map(|index| Active { prompt: *index, padding: longest - prompts[*index].len(), new: Vec::new() })

@@ -2,7 +2,12 @@
 
 use burn::tensor::{Tensor, activation::softmax};
 
-use super::{ForwardHook, KvCache, Linear, Names, ParamMut, norm::RmsNorm, rope::Rotation};
+use super::{
+    ForwardHook, KvCache, Linear, Names, ParamMut,
+    cast::{to_dtype, to_f32},
+    norm::RmsNorm,
+    rope::Rotation,
+};
 
 /// The attention branch of a decoder layer. Trans-PEFT leaves it alone.
 #[derive(Debug, Clone)]
@@ -102,7 +107,7 @@ impl Attention {
         let key_count = keys.dims()[2];
         let group = self.heads / self.kv_heads;
         let stacked = queries.reshape([batch, self.kv_heads, group * seq, self.head_dim]);
-        let scores = stacked.matmul(keys.swap_dims(2, 3)).mul_scalar(self.scale);
+        let scores = to_f32(stacked.matmul(keys.swap_dims(2, 3))).mul_scalar(self.scale);
         let scores = match self.softcap {
             Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
             None => scores,
@@ -110,7 +115,7 @@ impl Attention {
         let scores: Tensor<5> = scores.reshape([batch, self.kv_heads, group, seq, key_count]);
         let scores = scores + mask.clone().unsqueeze_dim::<5>(1);
         let weights = softmax(scores, 4).reshape([batch, self.kv_heads, group * seq, key_count]);
-        weights.matmul(values).reshape([batch, self.heads, seq, self.head_dim])
+        to_dtype(weights, values.dtype()).matmul(values).reshape([batch, self.heads, seq, self.head_dim])
     }
 
     pub(super) fn linears(&mut self) -> Vec<&mut Linear> {

@@ -5,7 +5,10 @@ use burn::tensor::{
     activation::{relu, silu},
 };
 
-use super::{ForwardHook, ParamMut, Site};
+use super::{
+    ForwardHook, ParamMut, Site,
+    cast::{to_dtype, to_f32},
+};
 use crate::params::NonLinearity;
 
 /// `s * (act(hook(x) D^T + d) U^T + u)` (arXiv 1902.00751).
@@ -35,7 +38,8 @@ impl Bottleneck {
     /// # Shapes
     /// `[tokens, hidden_size]` in and out.
     pub(super) fn forward(&self, input: Tensor<2>, layer: usize, hook: &dyn ForwardHook) -> Tensor<2> {
-        let input = hook.adapter_input(Site { layer, module: self.name }, input);
+        let dtype = input.dtype();
+        let input = hook.adapter_input(Site { layer, module: self.name }, to_f32(input));
         let low = input.matmul(self.down.clone().transpose()) + self.down_bias.clone().unsqueeze();
         let low = match self.non_linearity {
             NonLinearity::Relu => relu(low),
@@ -43,7 +47,7 @@ impl Bottleneck {
             NonLinearity::Tanh => low.tanh(),
         };
         let update = low.matmul(self.up.clone().transpose()) + self.up_bias.clone().unsqueeze();
-        update.mul_scalar(self.scaling)
+        to_dtype(update.mul_scalar(self.scaling), dtype)
     }
 
     pub(super) fn params<'a>(&'a mut self, prefix: &str, out: &mut Vec<ParamMut<'a>>) {

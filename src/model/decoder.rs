@@ -4,18 +4,21 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::{
     Attention, Bottleneck, FeedForward, ForwardHook, KvCache, Linear, ModelConfig, ParamMut, RopeScaling,
     TokenBatch, WeightSource,
     arch::{GateUp, Names, Qkv},
     attention::QkvProjections,
+    cast::to_f32,
+    device::tensor_dtype,
     ffn::GateUpProjections,
     norm::RmsNorm,
     rope::Rope,
     weights::linear_shapes,
 };
+use crate::params::Dtype;
 
 /// One decoder layer.
 #[derive(Debug, Clone)]
@@ -73,39 +76,55 @@ pub struct Decoder {
     /// Of the sliding layers, where they have a base of their own.
     sliding_rope: Option<Rope>,
     device: Device,
+    dtype: Dtype,
 }
 
 impl Decoder {
-    /// Reads every weight onto `device`.
+    /// Reads every weight onto `device`, one tensor at a time. On the CPU, weights that the source
+    /// has mapped in this number format stay where they are.
+    ///
+    /// Products are made in `dtype`; norms, softmax, adapters and the loss in f32, as in
+    /// transformers and PEFT.
     ///
     /// # Errors
     /// When a weight is missing, unreadable or of another shape than the config says.
-    pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> anyhow::Result<Self> {
-        let loader = Loader { source, device, config };
+    pub fn load(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        device: &Device,
+        dtype: Dtype,
+    ) -> anyhow::Result<Self> {
+        let loader = Loader { source, device, config, dtype };
         let names = config.names();
         let layers =
             (0..config.num_hidden_layers).map(|layer| loader.layer(layer)).collect::<anyhow::Result<_>>()?;
         let head_shape = [config.vocab_size, config.hidden_size];
         let lm_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(loader.matrix(names.head, head_shape)?),
+            false => Some(loader.tensor(names.head, head_shape)?),
         };
         let sliding = config.rope_local_base_freq;
         Ok(Self {
             config: config.clone(),
-            embed_tokens: loader.matrix(names.embedding, head_shape)?,
+            embed_tokens: loader.tensor(names.embedding, head_shape)?,
             layers,
             norm: loader.norm(names.norm, config.hidden_size)?,
             lm_head,
             rope: Rope::new(config, config.rope_theta, config.rope_scaling),
             sliding_rope: sliding.map(|theta| Rope::new(config, theta, RopeScaling::None)),
             device: device.clone(),
+            dtype,
         })
     }
 
     /// Where the weights lie.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The number format of its weights.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
     }
 
     /// Longest sequence that the model takes.
@@ -129,7 +148,8 @@ impl Decoder {
         hook: &dyn ForwardHook,
     ) -> Tensor<2> {
         let [rows, seq] = batch.dims();
-        let rotate = |rope: &Rope| rope.at(&batch.positions, &batch.lengths, &self.device);
+        let dtype = tensor_dtype(self.dtype);
+        let rotate = |rope: &Rope| rope.at(&batch.positions, &batch.lengths, &self.device, dtype);
         let rotation = rotate(&self.rope);
         let sliding_rotation = self.sliding_rope.as_ref().map(rotate);
         let mut x = self.embed_tokens.clone().select(0, batch.tokens.clone().reshape([rows * seq]));
@@ -175,9 +195,9 @@ impl Decoder {
     }
 
     /// # Shapes
-    /// `[tokens, hidden_size]` to `[tokens, vocab_size]`.
+    /// `[tokens, hidden_size]` to `[tokens, vocab_size]`, in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let logits = hidden.matmul(self.head().clone().transpose());
+        let logits = to_f32(hidden.matmul(self.head().clone().transpose()));
         match self.config.final_logit_softcapping {
             Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
             None => logits,
@@ -240,6 +260,7 @@ struct Loader<'a> {
     source: &'a dyn WeightSource,
     device: &'a Device,
     config: &'a ModelConfig,
+    dtype: Dtype,
 }
 
 impl Loader<'_> {
@@ -298,22 +319,15 @@ impl Loader<'_> {
         })
     }
 
-    fn values(&self, name: &str, shape: &[usize]) -> anyhow::Result<Vec<f32>> {
+    fn tensor<const D: usize>(&self, name: &str, shape: [usize; D]) -> anyhow::Result<Tensor<D>> {
         let found = self.source.shape(name).with_context(|| format!("the model has no weight `{name}`"))?;
         ensure!(found == shape, "weight `{name}` has shape {found:?}, but the config says {shape:?}");
-        self.source.load(name)
-    }
-
-    fn vector(&self, name: &str, length: usize) -> anyhow::Result<Tensor<1>> {
-        Ok(Tensor::from_data(TensorData::new(self.values(name, &[length])?, [length]), self.device))
-    }
-
-    fn matrix(&self, name: &str, shape: [usize; 2]) -> anyhow::Result<Tensor<2>> {
-        Ok(Tensor::from_data(TensorData::new(self.values(name, &shape)?, shape), self.device))
+        let data = self.source.load_as(name, self.dtype)?;
+        Ok(Tensor::from_data(data, (self.device, tensor_dtype(self.dtype))))
     }
 
     fn norm(&self, name: &str, length: usize) -> anyhow::Result<RmsNorm> {
-        let weight = self.vector(name, length)?;
+        let weight = self.tensor(name, [length])?;
         Ok(RmsNorm { weight, eps: self.config.rms_norm_eps, plus_one: self.config.norm_plus_one })
     }
 
@@ -324,8 +338,8 @@ impl Loader<'_> {
         shape: [usize; 2],
         bias: bool,
     ) -> anyhow::Result<Linear> {
-        let weight = self.matrix(&format!("{prefix}{name}.weight"), shape)?;
-        let bias = bias.then(|| self.vector(&format!("{prefix}{name}.bias"), shape[0])).transpose()?;
+        let weight = self.tensor(&format!("{prefix}{name}.weight"), shape)?;
+        let bias = bias.then(|| self.tensor(&format!("{prefix}{name}.bias"), [shape[0]])).transpose()?;
         Ok(Linear { name, weight, bias, lora: None, trains_bias: false })
     }
 }

@@ -9,10 +9,11 @@ use super::{
     config::{ModelConfig, token_ids_from_json, token_ids_to_json},
     files::{read_json, read_optional_json, write_json},
     safetensors_reader::{SINGLE_FILE, SafetensorsWeights},
-    safetensors_writer::{WeightDtype, write_safetensors},
+    safetensors_writer::write_safetensors,
     tokenizer::{TOKENIZER_FILE, Tokenizer},
     weights::{WeightSource, check_weights, expected_tensors},
 };
+use crate::params::Dtype;
 
 /// An opened model folder. Its tensors are known to be there, in the right shapes.
 pub struct BaseFolder {
@@ -73,7 +74,7 @@ pub fn write_model(
     dir: &Path,
     config: &ModelConfig,
     weights: &dyn WeightSource,
-    dtype: WeightDtype,
+    dtype: Dtype,
 ) -> anyhow::Result<()> {
     let mut value = config.to_json();
     value["dtype"] = json!(dtype.torch_name());

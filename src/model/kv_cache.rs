@@ -2,7 +2,8 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::ModelConfig;
+use super::{ModelConfig, device::tensor_dtype};
+use crate::params::Dtype;
 
 /// Room for `capacity` tokens in every layer, allocated once.
 #[derive(Debug)]
@@ -20,11 +21,11 @@ struct LayerCache {
 
 impl KvCache {
     /// An empty cache for `batch` sequences.
-    pub fn new(config: &ModelConfig, batch: usize, capacity: usize, device: &Device) -> Self {
+    pub fn new(config: &ModelConfig, batch: usize, capacity: usize, device: &Device, dtype: Dtype) -> Self {
         let shape = [batch, config.num_key_value_heads, capacity, config.head_dim];
-        let layers = (0..config.num_hidden_layers)
-            .map(|_| LayerCache { keys: Tensor::zeros(shape, device), values: Tensor::zeros(shape, device) })
-            .collect();
+        let zeros = || Tensor::zeros(shape, (device, tensor_dtype(dtype)));
+        let layers =
+            (0..config.num_hidden_layers).map(|_| LayerCache { keys: zeros(), values: zeros() }).collect();
         Self { layers, length: 0, capacity }
     }
 

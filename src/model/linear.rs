@@ -2,7 +2,10 @@
 
 use burn::tensor::Tensor;
 
-use super::{ForwardHook, ParamMut, Site};
+use super::{
+    ForwardHook, ParamMut, Site,
+    cast::{to_dtype, to_f32},
+};
 
 /// `y = x W^T + b`, plus `scale * (hook(x) A^T) B^T` where an adapter is attached.
 #[derive(Debug, Clone)]
@@ -42,7 +45,7 @@ impl LowRank {
     /// `weight` is `[out_features, in_features]`; the result `[out_features]`.
     pub fn norm(&self, weight: &Tensor<2>) -> Tensor<1> {
         let delta = self.b.clone().matmul(self.a.clone()).mul_scalar(self.scale);
-        (weight.clone() + delta).square().sum_dim(1).sqrt().squeeze_dim::<1>(1).detach()
+        (to_f32(weight.clone()) + delta).square().sum_dim(1).sqrt().squeeze_dim::<1>(1).detach()
     }
 
     /// The weight with the pair folded in.
@@ -73,7 +76,7 @@ impl LowRank {
         let ratio: Tensor<2> = (magnitude.clone() / norm).unsqueeze();
         // As in PEFT, dropout also reaches the base's share of the update.
         let plain = match dropped {
-            Some(dropped) => dropped.matmul(linear.weight.clone().transpose()),
+            Some(dropped) => dropped.matmul(to_f32(linear.weight.clone()).transpose()),
             None => plain,
         };
         plain * (ratio.clone() - 1.0) + update * ratio
@@ -99,14 +102,16 @@ impl Linear {
         let with_dora = self.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some());
         let plain = with_dora.then(|| output.clone());
         if let Some(bias) = &self.bias {
-            output = output + bias.clone().unsqueeze();
+            output = output.clone() + to_dtype(bias.clone(), output.dtype()).unsqueeze();
         }
         match &self.lora {
             None => output,
             Some(lora) => {
                 let site = Site { layer, module: self.module() };
+                // Adapters are f32 whatever the base, as PEFT keeps them.
+                let (dtype, input) = (output.dtype(), to_f32(input));
                 let dropped = hook.drops_adapter_input().then(|| hook.adapter_input(site, input.clone()));
-                output + lora.update(self, plain, input, dropped)
+                output + to_dtype(lora.update(self, plain.map(to_f32), input, dropped), dtype)
             }
         }
     }

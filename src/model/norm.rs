@@ -2,7 +2,10 @@
 
 use burn::tensor::Tensor;
 
-use super::ParamMut;
+use super::{
+    ParamMut,
+    cast::{to_dtype, to_f32},
+};
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
 #[derive(Debug, Clone)]
@@ -20,12 +23,17 @@ impl RmsNorm {
         ParamMut::vector(format!("{prefix}{name}.weight"), &mut self.weight)
     }
 
+    /// Computed in f32 whatever the input's number format.
+    ///
     /// # Shapes
     /// `[.., features]` in and out.
     pub(super) fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        let dtype = input.dtype();
+        let input = to_f32(input);
         let mean_square = input.clone().square().mean_dim(D - 1);
         let scale = (mean_square + self.eps).sqrt().recip();
-        let weight = if self.plus_one { self.weight.clone() + 1.0 } else { self.weight.clone() };
-        input * scale * weight.unsqueeze()
+        let weight = to_f32(self.weight.clone());
+        let weight = if self.plus_one { weight + 1.0 } else { weight };
+        to_dtype(input * scale * weight.unsqueeze(), dtype)
     }
 }

@@ -1,6 +1,6 @@
 //! Rotary position embedding (arXiv 2104.09864), in both pair orders that checkpoints use.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::{ModelConfig, RopePairs, RopeScaling};
 
@@ -37,11 +37,12 @@ impl Rope {
     }
 
     /// The rotation of these positions. `lengths` are the rows' sequence lengths up to now, padding
-    /// left out, so that a row's numbers cannot depend on its neighbours.
+    /// left out, so that a row's numbers cannot depend on its neighbours. Angles are computed in f32
+    /// and given out in `dtype`.
     ///
     /// # Shapes
     /// `positions` is `[batch * seq]`, row by row.
-    pub(super) fn at(&self, positions: &[i32], lengths: &[usize], device: &Device) -> Rotation {
+    pub(super) fn at(&self, positions: &[i32], lengths: &[usize], device: &Device, dtype: DType) -> Rotation {
         let (batch, half) = (lengths.len(), self.head_dim / 2);
         let seq = positions.len() / batch.max(1);
         let mut angles: Vec<f32> = Vec::with_capacity(positions.len() * half);
@@ -55,7 +56,9 @@ impl Rope {
             }
         }
         let (sin, cos): (Vec<f32>, Vec<f32>) = angles.into_iter().map(f32::sin_cos).unzip();
-        let tensor = |values| Tensor::from_data(TensorData::new(values, [batch, 1, seq, half]), device);
+        let tensor = |values: Vec<f32>| {
+            Tensor::from_data(TensorData::new(values, [batch, 1, seq, half]), (device, dtype))
+        };
         Rotation { cos: tensor(cos), sin: tensor(sin), pairs: self.pairs }
     }
 }

@@ -1,20 +1,25 @@
-//! Weights in `.safetensors` files: one file, or shards listed in an index. Reads through a memory
-//! map and converts to f32 one tensor at a time.
+//! Weights in `.safetensors` files: one file, or shards listed in an index. A tensor that is wanted
+//! in the format it has on disk stays in the memory map; others are converted one at a time.
 
 use std::{
     collections::BTreeMap,
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, bail, ensure};
+use burn::tensor::{AllocationProperty, Bytes, TensorData};
 use half::{bf16, f16};
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorInfo},
-};
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::Value;
 
-use super::{files::read_json, mmap::MappedFile, weights::WeightSource};
+use super::{
+    device::tensor_dtype,
+    files::read_json,
+    mmap::{MappedFile, MappedSlice},
+    weights::WeightSource,
+};
+use crate::params::Dtype;
 
 /// Name of the single weight file of a Hugging Face folder.
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
@@ -35,7 +40,7 @@ pub struct SafetensorsWeights {
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    file: MappedFile,
+    file: Arc<MappedFile>,
     header: Metadata,
     data_start: usize,
 }
@@ -106,6 +111,25 @@ impl SafetensorsWeights {
         let shard = &self.shards[*self.tensors.get(name)?];
         Some((shard, shard.header.info(name)?))
     }
+
+    /// A tensor's bytes in the file, its number format and its shape.
+    fn read(&self, name: &str) -> anyhow::Result<(MappedSlice, Dtype, &[usize])> {
+        let (shard, info) =
+            self.find(name).with_context(|| format!("the weights do not contain tensor `{name}`"))?;
+        let (start, end) = info.data_offsets;
+        let bytes = MappedSlice::new(&shard.file, shard.data_start + start..shard.data_start + end)
+            .with_context(|| format!("tensor `{name}` lies outside `{}`", shard.path.display()))?;
+        let dtype = match info.dtype {
+            safetensors::Dtype::F32 => Dtype::F32,
+            safetensors::Dtype::F16 => Dtype::F16,
+            safetensors::Dtype::BF16 => Dtype::Bf16,
+            other => bail!(
+                "tensor `{name}` in `{}` has type `{other}`; only F32, F16 and BF16 are read",
+                shard.path.display()
+            ),
+        };
+        Ok((bytes, dtype, &info.shape))
+    }
 }
 
 impl WeightSource for SafetensorsWeights {
@@ -118,24 +142,33 @@ impl WeightSource for SafetensorsWeights {
     }
 
     fn load(&self, name: &str) -> anyhow::Result<Vec<f32>> {
-        let (shard, info) =
-            self.find(name).with_context(|| format!("the weights do not contain tensor `{name}`"))?;
-        let (start, end) = info.data_offsets;
-        let bytes = shard
-            .file
-            .bytes()
-            .get(shard.data_start + start..shard.data_start + end)
-            .with_context(|| format!("tensor `{name}` lies outside `{}`", shard.path.display()))?;
-        let values = match info.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
-            other => bail!(
-                "tensor `{name}` in `{}` has type `{other}`; only F32, F16 and BF16 are read",
-                shard.path.display()
-            ),
-        };
-        Ok(values)
+        let (slice, stored, _) = self.read(name)?;
+        Ok(convert(slice.as_ref(), stored, |value| value))
+    }
+
+    fn load_as(&self, name: &str, dtype: Dtype) -> anyhow::Result<TensorData> {
+        let (slice, stored, shape) = self.read(name)?;
+        // Nothing makes a file place its tensors at whole numbers of values, though all writers do.
+        let aligned = slice.as_ref().as_ptr().addr().is_multiple_of(dtype.bytes());
+        if stored != dtype || !aligned || cfg!(target_endian = "big") {
+            let (bytes, shape) = (slice.as_ref(), shape.to_vec());
+            return Ok(match dtype {
+                Dtype::F32 => TensorData::new(convert(bytes, stored, |value| value), shape),
+                Dtype::Bf16 => TensorData::new(convert(bytes, stored, bf16::from_f32), shape),
+                Dtype::F16 => TensorData::new(convert(bytes, stored, f16::from_f32), shape),
+            });
+        }
+        let bytes = Bytes::from_shared(bytes::Bytes::from_owner(slice), AllocationProperty::File);
+        Ok(TensorData::from_bytes(bytes, shape.to_vec(), tensor_dtype(dtype)))
+    }
+}
+
+/// Little-endian values of one number format as those of another.
+fn convert<T>(bytes: &[u8], stored: Dtype, to: impl Fn(f32) -> T) -> Vec<T> {
+    match stored {
+        Dtype::F32 => bytes.as_chunks().0.iter().map(|&b| to(f32::from_le_bytes(b))).collect(),
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|&b| to(f16::from_le_bytes(b).to_f32())).collect(),
+        Dtype::Bf16 => bytes.as_chunks().0.iter().map(|&b| to(bf16::from_le_bytes(b).to_f32())).collect(),
     }
 }
 
@@ -144,7 +177,7 @@ impl Shard {
         let file = MappedFile::open(path)?;
         let (header, data_start) = read_header(file.bytes())
             .with_context(|| format!("`{}` is not a valid safetensors file", path.display()))?;
-        Ok(Self { path: path.to_owned(), file, header, data_start })
+        Ok(Self { path: path.to_owned(), file: Arc::new(file), header, data_start })
     }
 }
 
@@ -230,6 +263,25 @@ mod tests {
         let text = format!("{error:#}");
         assert!(text.contains("x.safetensors"), "{text}");
         text
+    }
+
+    #[test]
+    fn a_tensor_in_its_own_format_stays_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let header = r#"{"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}"#;
+        for spaces in 0..8 {
+            let header = format!("{header}{}", " ".repeat(spaces));
+            let mut file = file_with(&header, 0);
+            file.extend([1.5_f32, -2.0].iter().flat_map(|value| value.to_le_bytes()));
+            std::fs::write(&path, &file).unwrap();
+            let weights = SafetensorsWeights::open_file(&path).unwrap();
+            let data = weights.load_as("a", Dtype::F32).unwrap();
+            assert_eq!(data.bytes().property() == AllocationProperty::File, header.len() % 4 == 0);
+            assert_eq!(data.try_to_vec::<f32>().unwrap(), [1.5, -2.0]);
+            let rounded = weights.load_as("a", Dtype::Bf16).unwrap();
+            assert_eq!(rounded.try_to_vec::<bf16>().unwrap(), [bf16::from_f32(1.5), bf16::from_f32(-2.0)]);
+        }
     }
 
     #[test]

@@ -9,44 +9,9 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use half::{bf16, f16};
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorInfo},
-};
+use safetensors::tensor::{Metadata, TensorInfo};
 
-use crate::params::SaveDtype;
-
-/// Number format of written weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WeightDtype {
-    /// 32-bit floats.
-    F32,
-    /// bfloat16, rounded to nearest even.
-    Bf16,
-    /// IEEE half precision, rounded to nearest even.
-    F16,
-}
-
-impl WeightDtype {
-    /// torch's name, as it stands in a `config.json`.
-    pub fn torch_name(self) -> &'static str {
-        match self {
-            Self::F32 => "float32",
-            Self::Bf16 => "bfloat16",
-            Self::F16 => "float16",
-        }
-    }
-}
-
-impl From<SaveDtype> for WeightDtype {
-    fn from(dtype: SaveDtype) -> Self {
-        match dtype {
-            SaveDtype::F32 => Self::F32,
-            SaveDtype::Bf16 => Self::Bf16,
-            SaveDtype::F16 => Self::F16,
-        }
-    }
-}
+use crate::params::Dtype;
 
 /// Writes the named tensors, sorted by name so that equal weights give equal bytes.
 /// `load` is asked for each tensor's values in that order.
@@ -56,7 +21,7 @@ impl From<SaveDtype> for WeightDtype {
 pub fn write_safetensors(
     path: &Path,
     tensors: &[(String, Vec<usize>)],
-    dtype: WeightDtype,
+    dtype: Dtype,
     mut load: impl FnMut(&str) -> anyhow::Result<Vec<f32>>,
 ) -> anyhow::Result<()> {
     let cannot = || format!("cannot write `{}`", path.display());
@@ -76,13 +41,9 @@ pub fn write_safetensors(
         );
         for part in values.chunks(1 << 16) {
             let bytes: Vec<u8> = match dtype {
-                WeightDtype::F32 => part.iter().flat_map(|value| value.to_le_bytes()).collect(),
-                WeightDtype::Bf16 => {
-                    part.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect()
-                }
-                WeightDtype::F16 => {
-                    part.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
-                }
+                Dtype::F32 => part.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                Dtype::Bf16 => part.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+                Dtype::F16 => part.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
             };
             file.write_all(&bytes).with_context(cannot)?;
         }
@@ -91,11 +52,12 @@ pub fn write_safetensors(
 }
 
 /// The JSON header, padded with spaces so that the data starts at a multiple of eight.
-fn header(tensors: &[&(String, Vec<usize>)], dtype: WeightDtype) -> anyhow::Result<Vec<u8>> {
-    let (dtype, size) = match dtype {
-        WeightDtype::F32 => (Dtype::F32, 4),
-        WeightDtype::Bf16 => (Dtype::BF16, 2),
-        WeightDtype::F16 => (Dtype::F16, 2),
+fn header(tensors: &[&(String, Vec<usize>)], dtype: Dtype) -> anyhow::Result<Vec<u8>> {
+    let size = dtype.bytes();
+    let dtype = match dtype {
+        Dtype::F32 => safetensors::Dtype::F32,
+        Dtype::Bf16 => safetensors::Dtype::BF16,
+        Dtype::F16 => safetensors::Dtype::F16,
     };
     let mut offset = 0;
     let mut entries = Vec::with_capacity(tensors.len());
@@ -125,7 +87,7 @@ mod tests {
             let n = if name == "b" { 6 } else { 4 };
             (0..n).map(|i| i as f32 * 0.3 - 1.0).collect()
         };
-        for (dtype, tolerance) in [(WeightDtype::F32, 0.0), (WeightDtype::Bf16, 4e-3)] {
+        for (dtype, tolerance) in [(Dtype::F32, 0.0), (Dtype::Bf16, 4e-3)] {
             let path = dir.path().join("x.safetensors");
             write_safetensors(&path, &tensors, dtype, |name| Ok(values(name))).unwrap();
             let first = std::fs::read(&path).unwrap();
@@ -148,7 +110,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tensors = vec![("a".to_owned(), vec![4])];
         let path = dir.path().join("x.safetensors");
-        let error = write_safetensors(&path, &tensors, WeightDtype::F32, |_| Ok(vec![0.0])).unwrap_err();
+        let error = write_safetensors(&path, &tensors, Dtype::F32, |_| Ok(vec![0.0])).unwrap_err();
         assert!(error.to_string().contains("has 1 values"));
     }
 }

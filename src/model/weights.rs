@@ -1,11 +1,14 @@
-//! Where tensors come from, under Hugging Face names and as f32, whatever the file format; and
-//! which tensors a configuration needs. Knows nothing of any one format.
+//! Where tensors come from, under Hugging Face names, whatever the file format; and which tensors a
+//! configuration needs. Knows nothing of any one format.
 
 use anyhow::{Context as _, bail};
+use burn::tensor::TensorData;
+use half::{bf16, f16};
 
 use super::{GateUp, ModelConfig, Qkv};
+use crate::params::Dtype;
 
-/// Named tensors, row-major (`[out, in]` for a linear layer), given out as f32.
+/// Named tensors, row-major (`[out, in]` for a linear layer).
 pub trait WeightSource: Send + Sync {
     /// Every tensor's name, sorted.
     fn names(&self) -> Vec<String>;
@@ -18,6 +21,20 @@ pub trait WeightSource: Send + Sync {
     /// # Errors
     /// When there is no such tensor or its bytes cannot be read.
     fn load(&self, name: &str) -> anyhow::Result<Vec<f32>>;
+
+    /// A tensor in a number format. Sources that hold it so already share it instead of copying.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    fn load_as(&self, name: &str, dtype: Dtype) -> anyhow::Result<TensorData> {
+        let shape = self.shape(name).with_context(|| format!("there is no tensor `{name}`"))?;
+        let values = self.load(name)?.into_iter();
+        Ok(match dtype {
+            Dtype::F32 => TensorData::new(values.collect::<Vec<f32>>(), shape),
+            Dtype::Bf16 => TensorData::new(values.map(bf16::from_f32).collect::<Vec<_>>(), shape),
+            Dtype::F16 => TensorData::new(values.map(f16::from_f32).collect::<Vec<_>>(), shape),
+        })
+    }
 }
 
 /// A linear layer of a decoder layer.

@@ -154,13 +154,38 @@ pub enum DeviceName {
     Flex,
 }
 
-/// The number format of base weights in memory.
+/// The number format of weights, in memory or on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Dtype {
     /// 32-bit floats.
     #[default]
     #[serde(rename = "f32", alias = "float32")]
     F32,
+    /// bfloat16, rounded to nearest even.
+    #[serde(rename = "bf16", alias = "bfloat16")]
+    Bf16,
+    /// IEEE half precision, rounded to nearest even.
+    #[serde(rename = "f16", alias = "float16")]
+    F16,
+}
+
+impl Dtype {
+    /// torch's name, as it stands in a `config.json`.
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+
+    /// Bytes of one value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+        }
+    }
 }
 
 /// One SHA-256 digest, or one for each of several files.

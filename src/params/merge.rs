@@ -3,10 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    common::{ArtifactRef, StepParams},
-    train::SaveDtype,
-};
+use super::common::{ArtifactRef, Dtype, StepParams};
 
 /// Parameters of a `merge` step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,7 +14,7 @@ pub struct MergeParams {
     pub adapter: ArtifactRef,
     /// Number format of the written weights; the sum is always made in f32.
     #[serde(default)]
-    pub dtype: SaveDtype,
+    pub dtype: Dtype,
 }
 
 impl StepParams for MergeParams {

@@ -37,6 +37,4 @@ pub use report::{RecipeText, ReportParams, SHIPPED_TEMPLATES};
 pub use slice::Split;
 pub use swap::SwapParams;
 pub use tokenize::{PromptTemplate, TokenizeParams};
-pub use train::{
-    LrSchedule, MaskKind, OptimizerParams, PretrainParams, SaveDtype, TrainParams, TransPeftParams,
-};
+pub use train::{LrSchedule, MaskKind, OptimizerParams, PretrainParams, TrainParams, TransPeftParams};

@@ -58,22 +58,7 @@ pub struct PretrainParams {
     pub dtype: Dtype,
     /// Number format of the written weights.
     #[serde(default)]
-    pub save_dtype: SaveDtype,
-}
-
-/// Number format of written weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-pub enum SaveDtype {
-    /// 32-bit floats.
-    #[default]
-    #[serde(rename = "f32", alias = "float32")]
-    F32,
-    /// bfloat16.
-    #[serde(rename = "bf16", alias = "bfloat16")]
-    Bf16,
-    /// IEEE half precision.
-    #[serde(rename = "f16", alias = "float16")]
-    F16,
+    pub save_dtype: Dtype,
 }
 
 fn default_seed() -> u64 {
@@ -244,6 +229,12 @@ impl StepParams for TrainParams {
         problems.extend(below_one("trans_peft.pc", self.trans_peft.pc));
         problems.extend(below_one("trans_peft.pi", self.trans_peft.pi));
         problems.extend(self.adapter.check());
+        if self.dtype == Dtype::F16 {
+            problems.push(Problem::new(
+                "dtype",
+                "gradients underflow in f16 without loss scaling; train in `bf16` or `f32`",
+            ));
+        }
         problems
     }
 }
@@ -255,6 +246,13 @@ impl StepParams for PretrainParams {
         "Continue pre-training all parameters on text: makes the next version of a base.";
 
     fn check(&self) -> Vec<Problem> {
-        self.optimizer.check()
+        let mut problems = self.optimizer.check();
+        if self.dtype != Dtype::F32 {
+            problems.push(Problem::new(
+                "dtype",
+                "all weights are trained, which needs `f32`; `save_dtype` rounds them in the end",
+            ));
+        }
+        problems
     }
 }

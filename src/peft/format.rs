@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::{AdapterConfig, bottleneck, bottleneck::BottleneckConfig, lora};
 use crate::{
     error::hinted,
-    model::{Decoder, SafetensorsWeights, TensorWeights, WeightDtype, WeightSource as _, write_safetensors},
-    params::{AdapterParams, AdapterType},
+    model::{Decoder, SafetensorsWeights, TensorWeights, WeightSource as _, write_safetensors},
+    params::{AdapterParams, AdapterType, Dtype},
 };
 
 const CONFIG: &str = "adapter_config.json";
@@ -78,9 +78,7 @@ impl Adapter {
         };
         fs::write(folder.join(CONFIG), text + "\n").with_context(|| format!("cannot write `{CONFIG}`"))?;
         let weights = TensorWeights::new(model.adapter_params());
-        write_safetensors(&folder.join(WEIGHTS), &weights.shapes(), WeightDtype::F32, |name| {
-            weights.load(name)
-        })
+        write_safetensors(&folder.join(WEIGHTS), &weights.shapes(), Dtype::F32, |name| weights.load(name))
     }
 
     /// Attaches the adapter of a folder.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::hinted,
-    model::{Decoder, Linear, LowRank},
+    model::{Decoder, Linear, LowRank, to_f32},
     params::TargetModules,
     rng,
 };
@@ -37,7 +37,7 @@ pub(super) fn attach_new(model: &mut Decoder, config: &AdapterConfig, seed: u64)
             // DoRA begins with the magnitudes that the weight has.
             magnitude: config
                 .use_dora
-                .then(|| module.linear.weight.clone().square().sum_dim(1).sqrt().squeeze_dim(1)),
+                .then(|| to_f32(module.linear.weight.clone()).square().sum_dim(1).sqrt().squeeze_dim(1)),
             fixed_norm: None,
         })
     })
@@ -119,6 +119,9 @@ fn attach(
                 linear.lora = Some(make(&Module { layer: index, place, linear, r, scale })?);
             }
             linear.trains_bias = config.trains_bias(targeted);
+            if linear.trains_bias {
+                linear.bias = linear.bias.take().map(to_f32);
+            }
         }
     }
     Ok(())

@@ -6,7 +6,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::{
-    model::{ForwardHook, Site},
+    model::{ForwardHook, Site, to_dtype},
     params::{MaskKind, TransPeftParams},
     rng,
 };
@@ -78,14 +78,16 @@ impl ForwardHook for TransPeft {
         }
         let [tokens, inner] = product.dims();
         let ([step, micro_batch], layer) = (self.place, layer as u64);
-        product
-            * match self.mask {
-                MaskKind::Element => {
-                    self.bernoulli("pi", &[step, micro_batch, layer], [tokens, inner], self.pi, 1.0)
-                }
-                // One pattern for the whole optimizer step.
-                MaskKind::Neuron => self.bernoulli("pi", &[step, layer], [1, inner], self.pi, 1.0),
+        let dtype = product.dtype();
+        let mask = match self.mask {
+            MaskKind::Element => {
+                self.bernoulli("pi", &[step, micro_batch, layer], [tokens, inner], self.pi, 1.0)
             }
+            // One pattern for the whole optimizer step.
+            MaskKind::Neuron => self.bernoulli("pi", &[step, layer], [1, inner], self.pi, 1.0),
+        };
+        // Ones and zeros are exact in every number format.
+        product * to_dtype(mask, dtype)
     }
 
     fn drops_adapter_input(&self) -> bool {

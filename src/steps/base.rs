@@ -15,9 +15,9 @@ use crate::{
     hub::ModelPart,
     model::{
         BaseFolder, ModelConfig, RandomWeights, SafetensorsWeights, SourceFormat, SourceModel,
-        TOKENIZER_FILE_NAMES, Tokenizer, TokenizerFiles, WeightDtype, parameter_count, write_model,
+        TOKENIZER_FILE_NAMES, Tokenizer, TokenizerFiles, parameter_count, write_model,
     },
-    params::{BaseParams, RandomInit},
+    params::{BaseParams, Dtype, RandomInit},
 };
 
 /// Files of a model folder beside its weights that are taken over where they exist.
@@ -80,7 +80,7 @@ fn from_source(params: &BaseParams, source: &Path, ctx: &StepContext) -> anyhow:
             }
             .into_halves();
             ctx.progress.begin(None, "bytes");
-            write_model(ctx.out, &model.config, model.weights.as_ref(), WeightDtype::F32)?;
+            write_model(ctx.out, &model.config, model.weights.as_ref(), Dtype::F32)?;
             if let Some(tokenizer) = &model.tokenizer {
                 tokenizer.write(ctx.out)?;
             }
@@ -134,6 +134,6 @@ fn from_nothing(init: &RandomInit, ctx: &StepContext) -> anyhow::Result<()> {
     }
     let config = ModelConfig::from_json(&Value::Object(config)).context("in `init.config`")?;
     config.validate().context("in `init.config`")?;
-    write_model(ctx.out, &config, &RandomWeights::new(config.clone(), init.seed), WeightDtype::F32)?;
+    write_model(ctx.out, &config, &RandomWeights::new(config.clone(), init.seed), Dtype::F32)?;
     ctx.write_json("evergraft.json", &json!({ "evergraft": env!("CARGO_PKG_VERSION"), "seed": init.seed }))
 }

@@ -31,7 +31,7 @@ use crate::{
 const TASK_VERSION: u32 = 1;
 
 pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> {
-    let loaded = load_for_eval(ctx.input(&params.model)?, &device::resolve(params.device))?;
+    let loaded = load_for_eval(ctx.input(&params.model)?, &device::resolve(params.device), params.dtype)?;
     let trained_with = trained_prompt(ctx.input(&params.model)?, loaded.adapter.as_ref());
     let mut tasks = Vec::new();
     for spec in &params.tasks {

@@ -11,7 +11,7 @@ use super::{
     model_input::{adapter_base, read_lineage},
 };
 use crate::{
-    model::{BaseFolder, WeightDtype, WeightSource as _, expected_tensors, write_safetensors},
+    model::{BaseFolder, WeightSource as _, expected_tensors, write_safetensors},
     params::MergeParams,
     peft::Merged,
 };
@@ -22,7 +22,7 @@ pub(crate) fn run(params: &MergeParams, ctx: &StepContext) -> anyhow::Result<()>
     let base = adapter_base(adapter, &lineage)?;
     let folder = BaseFolder::open(&base.path)?;
     let merged = Merged::open(&folder.config, folder.weights.as_ref(), &adapter.path)?;
-    let dtype = WeightDtype::from(params.dtype);
+    let dtype = params.dtype;
     ctx.take_over(&base.path, small_files())?;
     // The base's own config, so that fields unknown to evergraft survive.
     let path = ctx.out.join("config.json");

@@ -15,6 +15,7 @@ use crate::{
     digest::Digest,
     error::hinted,
     model::{BaseFolder, Decoder, ModelConfig, Tokenizer},
+    params::Dtype,
     peft::Adapter,
 };
 
@@ -35,7 +36,11 @@ pub struct LoadedModel {
 }
 
 /// A base's network and tokenizer.
-pub(crate) fn load_base(folder: &Path, device: &Device) -> anyhow::Result<(Decoder, Tokenizer)> {
+pub(crate) fn load_base(
+    folder: &Path,
+    device: &Device,
+    dtype: Dtype,
+) -> anyhow::Result<(Decoder, Tokenizer)> {
     let base = BaseFolder::open(folder)?;
     let tokenizer = base.tokenizer.ok_or_else(|| {
         hinted(
@@ -43,14 +48,14 @@ pub(crate) fn load_base(folder: &Path, device: &Device) -> anyhow::Result<(Decod
             "put a `tokenizer.json` beside its weights, or set `tokenizer:` in its step",
         )
     })?;
-    Ok((Decoder::load(&base.config, base.weights.as_ref(), device)?, tokenizer))
+    Ok((Decoder::load(&base.config, base.weights.as_ref(), device, dtype)?, tokenizer))
 }
 
 /// Loads a bare base, a trained adapter on its own base, or a moved adapter on its new one.
 ///
 /// # Errors
 /// When the artifact is of another kind, a file is damaged, or the adapter does not fit.
-pub fn load_for_eval(input: &Arc<Input>, device: &Device) -> anyhow::Result<LoadedModel> {
+pub fn load_for_eval(input: &Arc<Input>, device: &Device, dtype: Dtype) -> anyhow::Result<LoadedModel> {
     let (base, adapter) = match input.kind.as_str() {
         "base" | "pretrain" | "merge" => (Arc::clone(input), None),
         "train" | "swap" => {
@@ -61,7 +66,7 @@ pub fn load_for_eval(input: &Arc<Input>, device: &Device) -> anyhow::Result<Load
         kind => bail!("`{}` is a `{kind}` step, which holds no model", input.node),
     };
     let (mut model, tokenizer) =
-        load_base(&base.path, device).with_context(|| format!("cannot load base `{}`", base.node))?;
+        load_base(&base.path, device, dtype).with_context(|| format!("cannot load base `{}`", base.node))?;
     if adapter.is_some() {
         Adapter::load(&mut model, &input.path)
             .with_context(|| format!("cannot attach the adapter of `{}`", input.node))?;

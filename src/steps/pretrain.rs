@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{StepContext, metrics::MetricsLog, model_input::load_base};
 use crate::{
     data::TokenSet,
-    model::{TOKENIZER_FILE_NAMES, TensorWeights, WeightDtype, device, write_model},
+    model::{TOKENIZER_FILE_NAMES, TensorWeights, device, write_model},
     params::PretrainParams,
     train::{Subject, Trainer},
 };
@@ -13,7 +13,8 @@ use crate::{
 pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<()> {
     let base = ctx.input(&params.base)?;
     let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
-    let (mut model, tokenizer) = load_base(&base.path, &device::resolve(params.device).autodiff())?;
+    let (mut model, tokenizer) =
+        load_base(&base.path, &device::resolve(params.device).autodiff(), params.dtype)?;
     tokens.check_vocabulary(model.config.vocab_size)?;
     tokens.check_length(model.max_positions())?;
     let trainer = Trainer {
@@ -27,7 +28,7 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
     let summary = trainer.run(&mut model, &mut |update| metrics.record(update))?;
     metrics.finish()?;
     ctx.take_over(&base.path, TOKENIZER_FILE_NAMES)?;
-    let dtype = WeightDtype::from(params.save_dtype);
+    let dtype = params.save_dtype;
     let config = model.config.clone();
     write_model(ctx.out, &config, &TensorWeights::new(model.params()), dtype)?;
     let lineage = json!({

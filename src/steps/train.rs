@@ -14,7 +14,8 @@ use crate::{
 pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()> {
     let base = ctx.input(&params.base)?;
     let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
-    let (mut model, tokenizer) = load_base(&base.path, &device::resolve(params.device).autodiff())?;
+    let (mut model, tokenizer) =
+        load_base(&base.path, &device::resolve(params.device).autodiff(), params.dtype)?;
     tokens.check_vocabulary(model.config.vocab_size)?;
     tokens.check_length(model.max_positions())?;
     let adapter = Adapter::new(&params.adapter);

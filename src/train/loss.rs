@@ -2,7 +2,10 @@
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation::log_softmax};
 
-use crate::{data::IGNORED_LABEL, model::Decoder};
+use crate::{
+    data::IGNORED_LABEL,
+    model::{Decoder, to_dtype, to_f32},
+};
 
 /// Labelled positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
 const CHUNK: usize = 512;
@@ -50,7 +53,7 @@ pub fn cross_entropy(
         let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [n]), &device);
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [n, 1]), &device);
         let rows = hidden.clone().select(0, positions.clone());
-        let logits = rows.clone().matmul(head.clone().transpose());
+        let logits = to_f32(rows.clone().matmul(head.clone().transpose()));
         // With z = cap * tanh(u / cap), dz/du = 1 - (z / cap)^2.
         let (logits, slope) = match model.config.final_logit_softcapping {
             Some(cap) => {
@@ -68,6 +71,7 @@ pub fn cross_entropy(
             Some(slope) => error * slope,
             None => error,
         };
+        let error = to_dtype(error, head.dtype());
         let rows_grad = error.clone().matmul(head.clone());
         loss.hidden_grad.inplace(|all| all.select_assign(0, positions, rows_grad, IndexingUpdateOp::Add));
         if with_head {

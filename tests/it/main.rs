@@ -6,6 +6,7 @@ mod hub;
 mod hub_run;
 mod hub_server;
 mod layers;
+mod memory;
 mod method;
 mod parity;
 mod pipeline;

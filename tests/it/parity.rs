@@ -9,7 +9,7 @@ use evergraft::{
     model::{
         BaseFolder, Decoder, SourceModel, TokenBatch, Tokenizer, TokenizerFiles, Untouched, WeightSource,
     },
-    params::LINEAR_MODULES,
+    params::{Dtype, LINEAR_MODULES},
     peft::{Adapter, Merged},
 };
 use serde::Deserialize;
@@ -39,7 +39,7 @@ fn expectations(path: &Path) -> Vec<Expected> {
 
 fn folder(name: &str) -> Decoder {
     let base = BaseFolder::open(&fixture(name)).unwrap();
-    Decoder::load(&base.config, base.weights.as_ref(), &Device::flex()).unwrap()
+    Decoder::load(&base.config, base.weights.as_ref(), &Device::flex(), Dtype::F32).unwrap()
 }
 
 /// Logits of every position, `[seq][vocab]`.
@@ -144,7 +144,8 @@ fn gguf_files_match_transformers_in_both_orders() {
         let name = format!("gguf-{kind}");
         let open = || SourceModel::open_native(&fixture(&name).join("model.gguf")).unwrap();
         for source in [open(), open().into_halves()] {
-            let model = Decoder::load(&source.config, source.weights.as_ref(), &Device::flex()).unwrap();
+            let model =
+                Decoder::load(&source.config, source.weights.as_ref(), &Device::flex(), Dtype::F32).unwrap();
             compare(&name, &model);
         }
     }
@@ -179,7 +180,7 @@ fn every_kind_of_peft_adapter_gives_the_same_logits() {
         compare(&name, &model);
         let base = BaseFolder::open(&fixture(base)).unwrap();
         let merged = Merged::open(&base.config, base.weights.as_ref(), &fixture(&name)).unwrap();
-        compare(&name, &Decoder::load(&base.config, &merged, &Device::flex()).unwrap());
+        compare(&name, &Decoder::load(&base.config, &merged, &Device::flex(), Dtype::F32).unwrap());
     }
 }
 
@@ -300,7 +301,8 @@ fn stories260k_tells_its_story() {
     let tokenizer = Tokenizer::from_dir(files.path()).unwrap();
     let prompt = tokenizer.encode("Once upon a time", true).unwrap();
     for source in [source, SourceModel::open_native(&shared.join("stories260K.bin")).unwrap().into_halves()] {
-        let model = Decoder::load(&source.config, source.weights.as_ref(), &Device::flex()).unwrap();
+        let model =
+            Decoder::load(&source.config, source.weights.as_ref(), &Device::flex(), Dtype::F32).unwrap();
         let new = continuations(&model, std::slice::from_ref(&prompt), 1, 40).remove(0);
         let text = tokenizer.decode(&new, true).unwrap();
         let story = ", there was a little girl named Lily. She loved to play outside in the park.";
@@ -317,7 +319,9 @@ fn smollm2_matches_transformers() {
     let base = BaseFolder::open(&dir).unwrap();
     let gguf = SourceModel::open_native(&dir.join("SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap().into_halves();
     let tokenizer = base.tokenizer.unwrap();
-    let load = |config, weights: &dyn WeightSource| Decoder::load(config, weights, &Device::flex()).unwrap();
+    let load = |config, weights: &dyn WeightSource| {
+        Decoder::load(config, weights, &Device::flex(), Dtype::F32).unwrap()
+    };
     let mut adapted = load(&base.config, base.weights.as_ref());
     Adapter::load(&mut adapted, &dir.join("adapter")).unwrap();
     let models = [

@@ -2,6 +2,7 @@
 
 use evergraft::{
     model::{Decoder, ModelConfig, WeightSource, expected_tensors},
+    params::Dtype,
     rng,
 };
 use serde_json::json;
@@ -36,5 +37,5 @@ pub(crate) fn config(layers: usize) -> ModelConfig {
 
 pub(crate) fn decoder(layers: usize, device: &burn::tensor::Device) -> Decoder {
     let config = config(layers);
-    Decoder::load(&config, &RandomWeights(config.clone()), device).unwrap()
+    Decoder::load(&config, &RandomWeights(config.clone()), device, Dtype::F32).unwrap()
 }

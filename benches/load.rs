@@ -1,0 +1,51 @@
+//! Loads a model folder and prints what that took, as one JSON line:
+//! `cargo bench --bench load -- MODEL_DIR [f32|bf16|f16]`. `bench/load.sh` sets it beside
+//! transformers.
+
+use std::{path::Path, time::Instant};
+
+use burn::tensor::Device;
+use evergraft::{
+    model::{BaseFolder, Decoder, KvCache, TokenBatch, Untouched},
+    params::Dtype,
+};
+use serde_json::json;
+
+fn main() -> anyhow::Result<()> {
+    // cargo adds `--bench`.
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let [folder, dtype @ ..] = &args[..] else { return Ok(println!("usage: load MODEL_DIR [f32|bf16|f16]")) };
+    let dtype: Dtype = match dtype.first() {
+        Some(name) => serde_json::from_value(json!(name))?,
+        None => Dtype::F32,
+    };
+    let start = Instant::now();
+    let base = BaseFolder::open(Path::new(folder))?;
+    let device = Device::flex();
+    let model = Decoder::load(&base.config, base.weights.as_ref(), &device, dtype)?;
+    let loaded = start.elapsed().as_secs_f64();
+    let loaded_mib = peak_mib();
+    // One token, so that memory which is only promised is touched.
+    let batch = TokenBatch::right_padded(&[&[1]], 0, &model);
+    let mut cache = KvCache::new(&base.config, 1, 1, &device, dtype);
+    let hidden = model.hidden(&batch, Some(&mut cache), &Untouched);
+    let logits = model.logits(hidden);
+    println!(
+        "{}",
+        json!({
+            "load_s": loaded,
+            "first_token_s": start.elapsed().as_secs_f64(),
+            "load_peak_mib": loaded_mib,
+            "first_token_peak_mib": peak_mib(),
+            "sum": logits.sum().into_scalar::<f32>(),
+        })
+    );
+    Ok(())
+}
+
+/// Highest resident memory of this process until now, mapped files included.
+fn peak_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
+}

@@ -1,0 +1,13 @@
+//! Changes of number format that cost nothing where there is nothing to change.
+
+use burn::tensor::{DType, Tensor};
+
+/// In f32; the same tensor where it already is.
+pub(crate) fn to_f32<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    to_dtype(tensor, DType::F32)
+}
+
+/// In a number format; the same tensor where it already is.
+pub(crate) fn to_dtype<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
+    if tensor.dtype() == dtype { tensor } else { tensor.cast(dtype) }
+}

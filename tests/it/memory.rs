@@ -1,0 +1,172 @@
+//! What number formats and memory maps cost and change.
+
+use std::{path::Path, process::Command};
+
+use burn::tensor::{DType, Device};
+use evergraft::{
+    data::TokenSet,
+    model::{
+        BaseFolder, Decoder, KvCache, ModelConfig, TokenBatch, Untouched, WeightSource, expected_tensors,
+        parameter_count, write_model,
+    },
+    params::{Dtype, OptimizerParams, TransPeftParams},
+    peft::Adapter,
+    train::{Subject, Trainer},
+};
+use serde_json::json;
+
+fn load(name: &str, device: &Device, dtype: Dtype) -> Decoder {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
+    let base = BaseFolder::open(&folder).unwrap();
+    Decoder::load(&base.config, base.weights.as_ref(), device, dtype).unwrap()
+}
+
+const PROMPT: [i32; 12] = [5, 9, 23, 40, 7, 11, 3, 60, 2, 17, 33, 8];
+
+/// Logits of a prompt that is read in two parts through the cache.
+fn logits(model: &Decoder) -> Vec<f32> {
+    let mut cache = KvCache::new(&model.config, 1, PROMPT.len(), model.device(), model.dtype());
+    let mut all = Vec::new();
+    for part in PROMPT.chunks(8) {
+        let batch = TokenBatch::left_padded(part.to_vec(), part.len(), &[0], cache.length(), model);
+        let logits = model.logits(model.hidden(&batch, Some(&mut cache), &Untouched));
+        all.extend(logits.into_data().try_to_vec::<f32>().unwrap());
+    }
+    all
+}
+
+#[test]
+fn half_precision_computes_nearly_the_same() {
+    let device = Device::flex();
+    for name in
+        ["llama", "llama-llama3", "mistral", "qwen2", "qwen3", "internlm2", "gemma2", "gemma3", "phi3"]
+    {
+        let exact = logits(&load(name, &device, Dtype::F32));
+        let scale = exact.iter().fold(0_f32, |most, x| most.max(x.abs()));
+        // Half the distance between two neighbours, relative: 2^-9 and 2^-12; errors add up over layers.
+        for (dtype, tolerance) in [(Dtype::Bf16, 6e-2), (Dtype::F16, 6e-3)] {
+            let model = load(name, &device, dtype);
+            let rounded = logits(&model);
+            let furthest = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max);
+            println!("{name} {dtype:?}: {:.1e} of the largest logit", furthest / scale);
+            assert!(
+                furthest > 0.0 && furthest < tolerance * scale,
+                "{name} {dtype:?}: {furthest} of {scale}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_adapter_on_a_bf16_base_stays_f32_and_learns_the_same() {
+    let params = OptimizerParams { max_steps: Some(4), per_device_train_batch_size: 2, ..Default::default() };
+    let mut tokens = TokenSet::new();
+    for row in 0..8 {
+        let ids = PROMPT.map(|token| (token + row) % 60);
+        tokens.push(&ids, &ids);
+    }
+    let adapter = Adapter::new(&serde_json::from_value(json!({"use_dora": true, "bias": "all"})).unwrap());
+    let losses = |dtype| {
+        let mut model = load("qwen2", &Device::flex().autodiff(), dtype);
+        adapter.attach_new(&mut model, 1).unwrap();
+        let trainer = Trainer {
+            tokens: &tokens,
+            pad: 0,
+            params: &params,
+            subject: Subject::Adapter {
+                trans_peft: TransPeftParams { pi: 0.2, ..Default::default() },
+                lora_dropout: 0.1,
+            },
+            seed: 1,
+        };
+        let mut losses = Vec::new();
+        trainer
+            .run(&mut model, &mut |update| {
+                losses.push(update.loss);
+                Ok(())
+            })
+            .unwrap();
+        assert!(model.adapter_params().iter().all(|param| param.value().dtype() == DType::F32));
+        losses
+    };
+    for (exact, rounded) in losses(Dtype::F32).iter().zip(losses(Dtype::Bf16)) {
+        assert!((exact - rounded).abs() < 1e-2 * exact && *exact != rounded, "{exact} {rounded}");
+    }
+}
+
+/// Any weights: only their size matters.
+struct Constant(ModelConfig);
+
+impl WeightSource for Constant {
+    fn names(&self) -> Vec<String> {
+        expected_tensors(&self.0).into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        expected_tensors(&self.0).into_iter().find(|(other, _)| other == name).map(|(_, shape)| shape)
+    }
+
+    fn load(&self, name: &str) -> anyhow::Result<Vec<f32>> {
+        Ok(vec![0.01; self.shape(name).unwrap().iter().product()])
+    }
+}
+
+/// Set in the child process that [`loading_peaks_below_1_3_times_the_weights`] measures.
+const CHILD: &str = "EVERGRAFT_TEST_LOADS";
+
+/// Highest resident memory of this process, mapped files included.
+#[cfg(target_os = "linux")]
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn loading_peaks_below_1_3_times_the_weights() {
+    if let Ok(request) = std::env::var(CHILD) {
+        let [folder, stored, computed] = request.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
+        let dtype: Dtype = serde_json::from_value(json!(computed)).unwrap();
+        let base = BaseFolder::open(Path::new(folder)).unwrap();
+        let before = peak_bytes();
+        let model = Decoder::load(&base.config, base.weights.as_ref(), &Device::flex(), dtype).unwrap();
+        if stored == computed {
+            // Mapped weights come into memory when they are first read.
+            let mut cache = KvCache::new(&base.config, 1, 1, model.device(), dtype);
+            let batch = TokenBatch::right_padded(&[&[1]], 0, &model);
+            model.logits(model.hidden(&batch, Some(&mut cache), &Untouched)).sum().into_scalar::<f32>();
+        }
+        println!("grew by {}", peak_bytes() - before);
+        return;
+    }
+    let config = json!({
+        "model_type": "llama", "vocab_size": 2000, "hidden_size": 512, "intermediate_size": 2048,
+        "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 8,
+        "tie_word_embeddings": true
+    });
+    let config = ModelConfig::from_json(&config).unwrap();
+    let parameters = parameter_count(&config);
+    for (stored, computed, width) in
+        [("f32", "f32", 4), ("bf16", "bf16", 2), ("bf16", "f32", 4), ("f32", "bf16", 2)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let dtype: Dtype = serde_json::from_value(json!(stored)).unwrap();
+        write_model(folder.path(), &config, &Constant(config.clone()), dtype).unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "memory::loading_peaks_below_1_3_times_the_weights", "--nocapture"])
+            .env(CHILD, format!("{}|{stored}|{computed}", folder.path().display()))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let grew: u64 = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("grew by "))
+            .unwrap_or_else(|| panic!("{text}"))
+            .parse()
+            .unwrap();
+        let size = parameters * width;
+        println!("{stored} on disk, {computed} in memory: {:.2} of the weights", grew as f64 / size as f64);
+        assert!(grew * 10 < size * 13, "{stored} as {computed}: {grew} for {size} bytes of weights");
+    }
+}

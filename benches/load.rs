@@ -14,7 +14,9 @@ use serde_json::json;
 fn main() -> anyhow::Result<()> {
     // cargo adds `--bench`.
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let [folder, dtype @ ..] = &args[..] else { return Ok(println!("usage: load MODEL_DIR [f32|bf16|f16]")) };
+    let [folder, dtype @ ..] = &args[..] else {
+        anyhow::bail!("usage: cargo bench --bench load -- MODEL_DIR [f32|bf16|f16]")
+    };
     let dtype: Dtype = match dtype.first() {
         Some(name) => serde_json::from_value(json!(name))?,
         None => Dtype::F32,

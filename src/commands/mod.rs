@@ -2,6 +2,7 @@
 
 mod cache;
 mod check;
+mod estimate;
 mod explain;
 mod graph;
 mod log;

@@ -85,6 +85,11 @@ impl Survey {
         self.nodes.iter().map(|(_, node)| node)
     }
 
+    /// As [`Self::nodes`], with their places in the plan.
+    pub(super) fn states(&self) -> &[(NodeIndex, NodeStatus)] {
+        &self.nodes
+    }
+
     /// The step kind of every node, in the same order.
     pub(super) fn kinds(&self) -> impl Iterator<Item = &'static str> {
         self.nodes.iter().map(|(index, _)| self.plan.graph[*index].kind.name)

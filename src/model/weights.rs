@@ -39,17 +39,17 @@ pub trait WeightSource: Send + Sync {
 
 /// A linear layer of a decoder layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LinearShape {
+pub(crate) struct LinearShape {
     /// Name inside the layer, e.g. `self_attn.q_proj`.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// `[out_features, in_features]`.
-    pub(super) shape: [usize; 2],
+    pub(crate) shape: [usize; 2],
     /// Whether it has a bias.
-    pub(super) bias: bool,
+    pub(crate) bias: bool,
 }
 
 /// The linear layers of a decoder layer, in the order of the forward pass.
-pub(super) fn linear_shapes(config: &ModelConfig) -> Vec<LinearShape> {
+pub(crate) fn linear_shapes(config: &ModelConfig) -> Vec<LinearShape> {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let query = config.num_attention_heads * config.head_dim;
     let key_value = config.num_key_value_heads * config.head_dim;

@@ -76,6 +76,15 @@ pub fn known_tasks() -> impl Iterator<Item = &'static str> {
     std::iter::once("gsm8k").chain(COMMONSENSE_LABELS.iter().map(|(name, _)| *name))
 }
 
+impl TaskSpec {
+    /// Longest generation, in tokens.
+    pub fn generation_limit(&self) -> usize {
+        let labelled =
+            !self.labels.is_empty() || COMMONSENSE_LABELS.iter().any(|(name, _)| *name == self.name);
+        self.max_new_tokens.unwrap_or(if labelled { 32 } else { 1024 })
+    }
+}
+
 impl StepParams for EvalParams {
     const KIND: &'static str = "eval";
     const VERSION: u32 = 2;

@@ -5,6 +5,7 @@ mod config;
 mod format;
 mod lora;
 mod merge;
+mod size;
 mod targets;
 mod trans_peft;
 

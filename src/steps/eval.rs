@@ -137,8 +137,7 @@ impl<'a> Task<'a> {
         // `labels` of one's own make any name a label task.
         let scorer =
             if labels.is_empty() { Scorer::Gsm8k } else { Scorer::Labels(LabelExtractor::new(&labels)?) };
-        let default_tokens = if matches!(scorer, Scorer::Gsm8k) { 1024 } else { 32 };
-        let max_new_tokens = spec.max_new_tokens.unwrap_or(default_tokens);
+        let max_new_tokens = spec.generation_limit();
         // A prompt keeps at least half of the context, whatever the generation asks for.
         let context = loaded.model.max_positions();
         let room = context

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Labelled positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
-const CHUNK: usize = 512;
+pub(super) const CHUNK: usize = 512;
 
 /// The loss of one micro-batch and its gradients with respect to the network's last two parts.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use evergraft::{
     },
     params::{Dtype, OptimizerParams, TransPeftParams},
     peft::Adapter,
-    train::{Subject, Trainer},
+    train::{self, Subject, Trainer},
 };
 use serde_json::json;
 
@@ -153,20 +153,62 @@ fn loading_peaks_below_1_3_times_the_weights() {
         let folder = tempfile::tempdir().unwrap();
         let dtype: Dtype = serde_json::from_value(json!(stored)).unwrap();
         write_model(folder.path(), &config, &Constant(config.clone()), dtype).unwrap();
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "memory::loading_peaks_below_1_3_times_the_weights", "--nocapture"])
-            .env(CHILD, format!("{}|{stored}|{computed}", folder.path().display()))
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        let grew: u64 = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("grew by "))
-            .unwrap_or_else(|| panic!("{text}"))
-            .parse()
-            .unwrap();
+        let request = format!("{}|{stored}|{computed}", folder.path().display());
+        let grew = growth_in_child("memory::loading_peaks_below_1_3_times_the_weights", &request);
         let size = parameters * width;
         println!("{stored} on disk, {computed} in memory: {:.2} of the weights", grew as f64 / size as f64);
         assert!(grew * 10 < size * 13, "{stored} as {computed}: {grew} for {size} bytes of weights");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn training_takes_about_what_plan_says() {
+    const ROWS: usize = 4;
+    const LENGTH: usize = 128;
+    let config = json!({
+        "model_type": "llama", "vocab_size": 2000, "hidden_size": 128, "intermediate_size": 384,
+        "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "tie_word_embeddings": true
+    });
+    let config = ModelConfig::from_json(&config).unwrap();
+    let adapter = Adapter::new(&serde_json::from_value(json!({"r": 8})).unwrap());
+    if std::env::var(CHILD).is_ok() {
+        let mut tokens = TokenSet::new();
+        for row in 0..ROWS {
+            let ids: Vec<i32> = (0..LENGTH).map(|at| ((at * 7 + row * 31) % 2000) as i32).collect();
+            tokens.push(&ids, &ids);
+        }
+        let params =
+            OptimizerParams { max_steps: Some(2), per_device_train_batch_size: ROWS, ..Default::default() };
+        let before = peak_bytes();
+        let device = Device::flex().autodiff();
+        let mut model = Decoder::load(&config, &Constant(config.clone()), &device, Dtype::F32).unwrap();
+        adapter.attach_new(&mut model, 1).unwrap();
+        let subject = Subject::Adapter { trans_peft: TransPeftParams::default(), lora_dropout: 0.0 };
+        let trainer = Trainer { tokens: &tokens, pad: 0, params: &params, subject, seed: 1 };
+        trainer.run(&mut model, &mut |_| Ok(())).unwrap();
+        println!("grew by {}", peak_bytes() - before);
+        return;
+    }
+    let estimate = 4 * parameter_count(&config)
+        + train::state_bytes(adapter.parameter_count(&config).unwrap())
+        + train::pass_bytes(&config, ROWS, LENGTH);
+    let grew = growth_in_child("memory::training_takes_about_what_plan_says", "");
+    let ratio = grew as f64 / estimate as f64;
+    println!("training took {ratio:.2} of the estimate of {estimate} bytes");
+    assert!((0.6..1.5).contains(&ratio), "{grew} bytes, {estimate} estimated");
+}
+
+/// Runs one test of this binary again, in a process of its own, and reads what it printed.
+#[cfg(target_os = "linux")]
+fn growth_in_child(test: &str, request: &str) -> u64 {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD, request)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let grew = text.lines().find_map(|line| line.trim().strip_prefix("grew by "));
+    grew.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
 }

@@ -1,0 +1,151 @@
+//! What a step will take of memory and disk, before it runs: from the shapes of the models in the
+//! plan. Rough on purpose; it is to tell 6 GiB from 60.
+
+use std::{collections::BTreeMap, path::Path};
+
+use petgraph::graph::NodeIndex;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    data::TokenSet,
+    eval,
+    exec::NodeStatus,
+    model::{ModelConfig, SourceModel, parameter_count, read_json},
+    params::{
+        ArtifactRef, BaseParams, Dtype, EvalParams, MergeParams, OptimizerParams, PretrainParams, TaskSpec,
+        TokenizeParams, TrainParams,
+    },
+    peft::Adapter,
+    plan::{Plan, StepNode},
+    train,
+};
+
+/// Bytes that a step takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Estimate {
+    /// Most memory at a time, of the device that it runs on; of steps that compute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) memory_bytes: Option<u64>,
+    /// What it writes into the cache; of steps that write weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) disk_bytes: Option<u64>,
+}
+
+/// The estimate of every step that loads or writes a model, as far as the shape of its base is
+/// known: a base of the hub has none before it has been fetched.
+pub(super) fn estimates(plan: &Plan, states: &[(NodeIndex, NodeStatus)]) -> BTreeMap<NodeIndex, Estimate> {
+    let known = Known { plan, states: states.iter().map(|(index, state)| (*index, state)).collect() };
+    states.iter().filter_map(|(index, _)| Some((*index, known.estimate(*index)?))).collect()
+}
+
+struct Known<'p> {
+    plan: &'p Plan,
+    states: BTreeMap<NodeIndex, &'p NodeStatus>,
+}
+
+impl Known<'_> {
+    fn estimate(&self, index: NodeIndex) -> Option<Estimate> {
+        let node = &self.plan.graph[index];
+        let shape = self.shape(index)?;
+        let weights = |dtype: Dtype| parameter_count(&shape) * dtype.bytes() as u64;
+        match node.kind.name {
+            "base" => Some(Estimate { memory_bytes: None, disk_bytes: Some(weights(Dtype::F32)) }),
+            "merge" => {
+                let params: MergeParams = read(node)?;
+                Some(Estimate { memory_bytes: None, disk_bytes: Some(weights(params.dtype)) })
+            }
+            "pretrain" => {
+                let params: PretrainParams = read(node)?;
+                let training =
+                    self.training(&shape, parameter_count(&shape), &params.optimizer, &params.tokens)?;
+                Some(Estimate {
+                    memory_bytes: Some(weights(params.dtype) + training),
+                    disk_bytes: Some(weights(params.save_dtype)),
+                })
+            }
+            "train" => {
+                let params: TrainParams = read(node)?;
+                let trained = Adapter::new(&params.adapter).parameter_count(&shape).ok()?;
+                let training = self.training(&shape, trained, &params.optimizer, &params.tokens)?;
+                Some(Estimate {
+                    memory_bytes: Some(weights(params.dtype) + training),
+                    disk_bytes: Some(4 * trained),
+                })
+            }
+            "eval" => {
+                let params: EvalParams = read(node)?;
+                let longest = params.tasks.iter().map(TaskSpec::generation_limit).max()?;
+                let pass = eval::pass_bytes(&shape, params.batch_size, longest, params.dtype);
+                Some(Estimate { memory_bytes: Some(weights(params.dtype) + pass), disk_bytes: None })
+            }
+            _ => None,
+        }
+    }
+
+    /// What training takes beside the weights.
+    fn training(
+        &self,
+        shape: &ModelConfig,
+        trained: u64,
+        optimizer: &OptimizerParams,
+        tokens: &ArtifactRef,
+    ) -> Option<u64> {
+        let length = self.row_length(tokens)?.min(shape.max_positions());
+        let pass = train::pass_bytes(shape, optimizer.per_device_train_batch_size, length);
+        Some(train::state_bytes(trained) + pass)
+    }
+
+    /// The shape of the model that a node makes or works on.
+    fn shape(&self, index: NodeIndex) -> Option<ModelConfig> {
+        let node = &self.plan.graph[index];
+        if let Some(path) = &self.states.get(&index)?.path
+            && let Some(shape) = shape_in(Path::new(path))
+        {
+            return Some(shape);
+        }
+        let upstream = match node.kind.name {
+            "base" => return new_shape(&read(node)?),
+            "pretrain" | "train" => "base",
+            "swap" => "to",
+            "merge" => "adapter",
+            "eval" => "model",
+            _ => return None,
+        };
+        let reference: ArtifactRef = serde_json::from_value(node.params.get(upstream)?.clone()).ok()?;
+        self.shape(self.plan.find(&reference.0)?)
+    }
+
+    /// Longest row of a `tokenize` step: what it found if it is cached, or what it allows.
+    fn row_length(&self, tokens: &ArtifactRef) -> Option<usize> {
+        let index = self.plan.find(&tokens.0)?;
+        if let Some(path) = &self.states.get(&index)?.path
+            && let Ok(tokens) = TokenSet::open(Path::new(path))
+        {
+            return (0..tokens.rows()).map(|row| tokens.row(row).0.len()).max();
+        }
+        read::<TokenizeParams>(&self.plan.graph[index]).map(|params| params.max_seq_length)
+    }
+}
+
+fn read<P: DeserializeOwned>(node: &StepNode) -> Option<P> {
+    serde_json::from_value(node.params.clone()).ok()
+}
+
+/// Of a Hugging Face folder, or of one model file.
+fn shape_in(path: &Path) -> Option<ModelConfig> {
+    if path.is_dir() {
+        return ModelConfig::from_json(&read_json(&path.join("config.json")).ok()?).ok();
+    }
+    Some(SourceModel::open_without_tokenizer(path).ok()?.config)
+}
+
+/// Of a base that is not in the cache.
+fn new_shape(params: &BaseParams) -> Option<ModelConfig> {
+    if let Some(init) = &params.init {
+        let mut config = init.config.clone();
+        config.insert("vocab_size".to_owned(), Value::from(init.tokenizer.vocab_size));
+        return ModelConfig::from_json(&Value::Object(config)).ok();
+    }
+    shape_in(&params.source.as_ref()?.0)
+}

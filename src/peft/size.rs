@@ -1,0 +1,42 @@
+//! How many numbers an adapter holds, from its config alone.
+
+use super::{Adapter, targets::path};
+use crate::{
+    model::{ModelConfig, linear_shapes},
+    params::Placement,
+};
+
+impl Adapter {
+    /// Trainable parameters on a model of this shape.
+    ///
+    /// # Errors
+    /// When its target modules are not patterns.
+    pub fn parameter_count(&self, model: &ModelConfig) -> anyhow::Result<u64> {
+        let linears = linear_shapes(model);
+        let mut count = 0;
+        match self {
+            Self::Lora(config) => {
+                let (targets, scales) = (config.targets()?, config.scales()?);
+                for layer in 0..model.num_hidden_layers {
+                    for linear in &linears {
+                        let [out, into] = linear.shape.map(|n| n as u64);
+                        let targeted = targets.matches(layer, linear.name);
+                        if targeted {
+                            let (r, _) = scales.of(&path(layer, linear.name));
+                            count += r as u64 * (into + out) + if config.use_dora { out } else { 0 };
+                        }
+                        if linear.bias && config.trains_bias(targeted) {
+                            count += out;
+                        }
+                    }
+                }
+            }
+            Self::Bottleneck(config) => {
+                let (hidden, size) = (model.hidden_size as u64, config.bottleneck_size as u64);
+                let places = if config.placement == Placement::Houlsby { 2 } else { 1 };
+                count = model.num_hidden_layers as u64 * places * (2 * hidden * size + hidden + size);
+            }
+        }
+        Ok(count)
+    }
+}

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use serde_json::{Map, Value};
 
 use super::config::token_ids_from_json;
+use crate::error::excerpt;
 
 /// The fields of a `config.json`, read with messages that name them. `null` is absent.
 pub(super) struct Fields<'a>(pub(super) &'a Map<String, Value>);
@@ -16,9 +17,9 @@ impl<'a> Fields<'a> {
     pub(super) fn text(&self, name: &str) -> anyhow::Result<Option<&'a str>> {
         self.get(name)
             .map(|value| {
-                value
-                    .as_str()
-                    .with_context(|| format!("`{name}` must be a text in the model config, found `{value}`"))
+                value.as_str().with_context(|| {
+                    format!("`{name}` must be a text in the model config, found `{}`", excerpt(value))
+                })
             })
             .transpose()
     }
@@ -27,7 +28,7 @@ impl<'a> Fields<'a> {
         self.get(name)
             .map(|value| {
                 value.as_bool().with_context(|| {
-                    format!("`{name}` must be true or false in the model config, found `{value}`")
+                    format!("`{name}` must be true or false in the model config, found `{}`", excerpt(value))
                 })
             })
             .transpose()
@@ -37,7 +38,7 @@ impl<'a> Fields<'a> {
         self.get(name)
             .map(|value| {
                 value.as_f64().with_context(|| {
-                    format!("`{name}` must be a number in the model config, found `{value}`")
+                    format!("`{name}` must be a number in the model config, found `{}`", excerpt(value))
                 })
             })
             .transpose()
@@ -52,7 +53,8 @@ impl<'a> Fields<'a> {
                     .filter(|size| (1..=max).contains(size))
                     .with_context(|| {
                         format!(
-                            "`{name}` must be a whole number between 1 and {max} in the model config, found `{value}`"
+                            "`{name}` must be a whole number between 1 and {max} in the model config, found `{}`",
+                            excerpt(value)
                         )
                     })
             })

@@ -11,7 +11,7 @@ use super::{
     targets::{PEFT_PREFIX, Targets, layer_of, path},
 };
 use crate::{
-    error::hinted,
+    error::{excerpt, hinted},
     model::{Linear, LowRank, ModelConfig, SafetensorsWeights, WeightSource},
 };
 
@@ -63,7 +63,11 @@ impl<'b> Merged<'b> {
                 let pair = name.contains(".lora_");
                 layer < model.num_hidden_layers && (!pair || self.targets.matches(layer, linear))
             });
-            ensure!(fits, "the adapter has the weight `{name}`, which no module of this base takes");
+            ensure!(
+                fits,
+                "the adapter has the weight `{}`, which no module of this base takes",
+                excerpt(&name)
+            );
         }
         Ok(())
     }

@@ -45,20 +45,23 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn optional_size(&self, name: &str, max: usize) -> anyhow::Result<Option<usize>> {
-        self.get(name)
-            .map(|value| {
-                value
-                    .as_u64()
-                    .and_then(|size| usize::try_from(size).ok())
-                    .filter(|size| (1..=max).contains(size))
-                    .with_context(|| {
-                        format!(
-                            "`{name}` must be a whole number between 1 and {max} in the model config, found `{}`",
-                            excerpt(value)
-                        )
-                    })
-            })
-            .transpose()
+        self.whole(name, 1, max)
+    }
+
+    /// A number that may be 0.
+    pub(super) fn optional_count(&self, name: &str, max: usize) -> anyhow::Result<Option<usize>> {
+        self.whole(name, 0, max)
+    }
+
+    fn whole(&self, name: &str, min: usize, max: usize) -> anyhow::Result<Option<usize>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
+        size.filter(|size| (min..=max).contains(size)).map(Some).with_context(|| {
+            format!(
+                "`{name}` must be a whole number between {min} and {max} in the model config, found `{}`",
+                excerpt(value)
+            )
+        })
     }
 
     pub(super) fn size(&self, name: &str, max: usize) -> anyhow::Result<usize> {

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the hand-made hostile files of tests/fixtures/hostile, one folder for each kind of file.
+"""Writes the hand-made hostile files of tests/fixtures/hostile, one folder for each kind of file, and a
+few that are in order and begin with `ok`.
 
     make-hostile-files.py tests/fixtures/hostile
 
@@ -59,6 +60,8 @@ safetensors("nested-too-deep", "[" * 5000)
 safetensors("many-dimensions", {"a": f32([1] * 5000, 0, 4)}, bytes(4))
 safetensors("bytes-left-over", {"a": f32([1], 0, 4)}, bytes(9))
 safetensors("name-steers-the-terminal", {"\x1b[2J" + "x" * 2000: f32([1], 0, 8)}, bytes(8))
+safetensors("ok", {"__metadata__": {"format": "pt"}, "a": f32([2, 1], 0, 8), "b": f32([3], 8, 14, "F16"),
+                   "c": f32([], 14, 16, "BF16"), "d": f32([0], 16, 16), "e": f32([2], 16, 17, "F4")}, bytes(17))
 write("safetensors", "empty", b"")
 write("safetensors", "three-bytes", b"\x02\x00\x00")
 
@@ -79,6 +82,7 @@ for name, shard in [("shard-in-the-parent", "../" + SHARD), ("shard-at-an-absolu
                     ("shard-is-the-index", "model.safetensors.index.json"), ("shard-is-not-there", "b.safetensors"),
                     ("shard-is-a-number", 7), ("shard-is-a-list", [SHARD])]:
     index(name, {NORM: shard})
+index("ok", {NORM: SHARD})
 index("tensor-is-not-there", {"lm_head.weight": SHARD})
 index("tensor-twice", f'{{"weight_map":{{"{NORM}":"{SHARD}","{NORM}":"b.safetensors"}}}}')
 index("map-twice", f'{{"weight_map":{{"{NORM}":"{SHARD}"}},"weight_map":{{}}}}')
@@ -92,7 +96,7 @@ index("nested-too-deep", '{"weight_map":' * 500)
 BASE = {
     "model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
-    "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 0, "tie_word_embeddings": False,
+    "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 0, "tie_word_embeddings": True,
 }
 
 
@@ -105,6 +109,11 @@ for field in ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_laye
               "num_key_value_heads", "head_dim", "max_position_embeddings"]:
     config(f"huge-{field}", **{field: BIG})
     config(f"zero-{field}", **{field: 0})
+config("ok")
+for name, changes in {"gemma3": {"model_type": "gemma3_text", "hidden_act": "gelu_pytorch_tanh", "head_dim": 8},
+                      "qwen2": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8},
+                      "internlm2": {"model_type": "internlm2", "bias": True}}.items():
+    config(f"ok-but-for-the-weights-{name}", **changes)
 config("layers-at-the-limit", num_hidden_layers=1 << 12)
 config("sizes-at-the-limit", vocab_size=1 << 24, hidden_size=1 << 20, intermediate_size=1 << 20,
        num_attention_heads=1 << 7, num_key_value_heads=1 << 7, head_dim=1 << 13, num_hidden_layers=1 << 12)
@@ -141,6 +150,8 @@ def adapter(name, **changes):
     write("adapter_config", name, json.dumps({**LORA, **changes}))
 
 
+adapter("ok-but-for-the-weights", target_modules="all-linear", exclude_modules=["o_proj"], rank_pattern={"q_proj": 2},
+        layers_to_transform=[0], alpha_pattern={".*k_proj": 3.5}, use_rslora=True, bias="lora_only")
 adapter("rank-is-zero", r=0)
 adapter("rank-is-huge", r=BIG)
 adapter("rank-above-64-bits", r=1 << 70)
@@ -272,6 +283,14 @@ gguf("tensor-offset-of-all-ones", tensors=[tensor("a", [1], 0, ALL - 31)], data=
 gguf("tensors-overlap", tensors=[tensor("a", [16]), tensor("b", [16], 0, 32)], data=bytes(96))
 gguf("tensor-twice", tensors=[tensor("a", [8]), tensor("a", [8], 0, 32)], data=bytes(64))
 gguf("tensor-with-a-long-name", tensors=[tensor("a" * 1025, [8])], data=bytes(32))
+FORMATS = {0: (1, 4), 1: (1, 2), 30: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
+           10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210)}
+tensors, data = [], b""
+for kind, (values, size) in FORMATS.items():
+    tensors.append(tensor(f"t{kind}", [values], kind, len(data)))
+    data += bytes(range(1, 1 + min(size, 254))) + bytes(max(0, size - 254))
+    data += bytes(-len(data) % 32)
+gguf("no-model-but-every-number-format", tensors=tensors, data=data)
 gguf("version-4", version=4)
 gguf("big-endian", version=3 << 24)
 write("gguf", "empty", b"")
@@ -305,6 +324,7 @@ for name, pairs in [
 
 STEPS = "steps: { a: { uses: command, with: { run: 'true', outputs: [x] } } }\n"
 
+write("recipe", "ok", "version: 1\n" + STEPS)
 write("recipe", "nested-too-deep", "version: 1\na: " + "[" * 2000)
 laugh = "version: 1\nparams:\n  a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
 laugh += "".join(f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)) + STEPS

@@ -345,6 +345,9 @@ write("recipe", "parameters-in-a-circle",
 write("recipe", "number-without-end", "version: 1\nparams: { a: " + "9" * 500 + " }\n" + STEPS)
 write("recipe", "key-twice", "version: 1\nversion: 1\n" + STEPS)
 write("recipe", "many-wrong-keys", "version: 1\n" + "".join(f"k{n}: 1\n" for n in range(300)) + STEPS)
+write("recipe", "many-mistakes-on-a-line", "version: 1\nparams: { a: [" + "\"${{ nope }}\"," * 1500 + "] }\n" + STEPS)
+write("recipe", "many-unknown-needs", "version: 1\nsteps: { a: { uses: command, with: { run: 'true', outputs: [x] }, needs: ["
+      + ", ".join(f"b{n}" for n in range(3000)) + "] } }\n")
 write("recipe", "steers-the-terminal", "version: 1\nsteps: { \"\\e[2J\": { uses: \"\\e[31m\" } }\n")
 write("recipe", "not-utf8", b"version: 1\nsteps: { a\xff: 1 }\n")
 write("recipe", "rank-is-huge",

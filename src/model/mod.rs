@@ -62,4 +62,5 @@ pub use safetensors_writer::{WeightDtype, write_safetensors};
 pub use source::{SourceFormat, SourceModel, TokenizerFiles};
 pub use token_batch::TokenBatch;
 pub use tokenizer::{TOKENIZER_FILE_NAMES, Tokenizer};
+pub(crate) use weights::layer_of;
 pub use weights::{WeightSource, check_weights, expected_tensors, parameter_count};

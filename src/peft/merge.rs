@@ -8,11 +8,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::{
     Adapter, AdapterConfig,
     config::Scales,
-    targets::{PEFT_PREFIX, Targets, layer_of, path},
+    targets::{PEFT_PREFIX, Targets, path},
 };
 use crate::{
     error::{excerpt, hinted},
-    model::{Linear, LowRank, ModelConfig, SafetensorsWeights, WeightSource},
+    model::{Linear, LowRank, ModelConfig, SafetensorsWeights, WeightSource, layer_of},
 };
 
 /// A base's weights with an adapter folded in.

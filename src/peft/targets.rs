@@ -118,12 +118,6 @@ fn check_length(length: usize) -> anyhow::Result<()> {
 /// What PEFT puts before the name of a module of the base.
 pub(super) const PEFT_PREFIX: &str = "base_model.model.";
 
-/// The decoder layer that the name of a base weight begins with, and the rest of the name.
-pub(super) fn layer_of(name: &str) -> Option<(usize, &str)> {
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    Some((layer.parse().ok()?, rest))
-}
-
 /// Values for modules whose paths end in a pattern, as in PEFT's `rank_pattern`.
 ///
 /// One set, since the limit on a compiled expression then holds for all of them together.

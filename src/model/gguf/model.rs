@@ -10,7 +10,7 @@ use crate::{
     model::{
         RopeScaling,
         config::{MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, ModelConfig, RopePairs},
-        weights::{WeightSource, expected_tensors},
+        weights::{WeightSource, expected_tensors, layer_of},
     },
 };
 
@@ -39,8 +39,15 @@ impl GgufWeights {
             names.insert(hf_name, name.to_owned());
         }
         let config = read_config(&file)?;
-        let known: HashSet<String> = expected_tensors(&config).into_iter().map(|(name, _)| name).collect();
-        if let Some((_, extra)) = names.iter().find(|(hf_name, _)| !known.contains(*hf_name)) {
+        let one_layer = ModelConfig { num_hidden_layers: 1, ..config.clone() };
+        let known: HashSet<String> = expected_tensors(&one_layer).into_iter().map(|(name, _)| name).collect();
+        let has_place = |name: &str| match layer_of(name) {
+            Some((layer, rest)) => {
+                layer < config.num_hidden_layers && known.contains(&format!("model.layers.0.{rest}"))
+            }
+            None => known.contains(name),
+        };
+        if let Some((_, extra)) = names.iter().find(|(hf_name, _)| !has_place(hf_name)) {
             bail!("tensor `{extra}` has no place in a model of {} layers", config.num_hidden_layers);
         }
         Ok((config, Self { file, names }))

@@ -7,6 +7,8 @@ use std::fmt;
 const EXCERPT_CHARS: usize = 110;
 /// More diagnostics than this help nobody.
 const MOST_SHOWN: usize = 50;
+/// Where a search for mistakes stops: each may cost as much as the recipe is long.
+const ENOUGH: usize = 1_000;
 
 /// One mistake and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +21,10 @@ pub struct Diagnostic {
     pub column: usize,
     /// How many characters the caret line marks.
     pub width: usize,
-    /// The source line.
+    /// The source line, or the part of it around the place.
     pub excerpt: String,
+    /// Characters of the line before the excerpt.
+    pub cut: usize,
     /// What is wrong: lower case, no full stop.
     pub message: String,
     /// How to mend it.
@@ -36,9 +40,20 @@ impl Diagnostic {
             column: 0,
             width: 0,
             excerpt: String::new(),
+            cut: 0,
             message: message.into(),
             hint: None,
         }
+    }
+
+    /// Takes the part around the place of a line that may be as long as a recipe.
+    #[must_use]
+    pub(crate) fn excerpt_of(mut self, line: &str) -> Self {
+        if line.len() > 4 * EXCERPT_CHARS {
+            self.cut = self.column.saturating_sub(2 * EXCERPT_CHARS);
+        }
+        self.excerpt = line.chars().skip(self.cut).take(4 * EXCERPT_CHARS).collect();
+        self
     }
 
     /// Adds the `hint:` line.
@@ -64,7 +79,8 @@ impl fmt::Display for Diagnostic {
         } else {
             let number = self.line.to_string();
             let gutter = " ".repeat(number.len());
-            let (excerpt, indent, width) = crop(&self.excerpt, self.column.max(1) - 1, self.width.max(1));
+            let (excerpt, indent, width) =
+                crop(&self.excerpt, (self.column.max(1) - 1).saturating_sub(self.cut), self.width.max(1));
             write!(f, "\n{gutter}--> {}:{}:{}", self.file, self.line, self.column)?;
             write!(f, "\n{gutter} |\n{number} | {excerpt}")?;
             write!(f, "\n{gutter} | {}{}", " ".repeat(indent), "^".repeat(width))?;
@@ -99,6 +115,11 @@ fn crop(line: &str, column: usize, width: usize) -> (String, usize, usize) {
     let shown = shown.trim_end().to_owned();
     let room = shown.chars().count().saturating_sub(indent).max(1);
     (shown, indent, width.min(room))
+}
+
+/// Whether so many mistakes were found that looking for more is no use.
+pub(crate) fn enough(found: &[Diagnostic]) -> bool {
+    found.len() >= ENOUGH
 }
 
 /// Renders diagnostics in the order of their places, each one once.
@@ -169,8 +190,13 @@ mod tests {
 
     #[test]
     fn long_lines_are_cropped_around_the_caret() {
-        let text = at(1, 5001, &"x".repeat(100_000)).to_string();
+        let line = "x".repeat(100_000);
+        let text = at(1, 5001, &line).to_string();
         assert!(text.len() < 500, "{text}");
+        for column in [1, 60, 300, 5001, 99_900, 100_000] {
+            let whole = at(1, column, &line);
+            assert_eq!(whole.clone().excerpt_of(&line).to_string(), whole.to_string(), "column {column}");
+        }
         let caret = text.lines().last().expect("a caret line");
         let shown = text.lines().rev().nth(1).expect("a source line");
         assert!(caret.chars().count() < shown.chars().count());

@@ -1,6 +1,6 @@
 //! What can end a run, and the exit code of each.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// Documented exit codes. They are a promise to scripts: never renumber one.
 pub mod exit {
@@ -86,6 +86,35 @@ pub fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
+/// Longest piece of a file's content in a message, in characters.
+const MOST_SHOWN: usize = 120;
+
+/// Something that a file says, as part of a message: cut where it is long, without control
+/// characters. A file must neither fill nor steer the terminal.
+pub(crate) fn excerpt(value: impl fmt::Display) -> String {
+    let mut short = Short { text: String::new(), room: MOST_SHOWN };
+    if write!(short, "{value}").is_err() {
+        short.text.push('…');
+    }
+    short.text
+}
+
+/// Stops taking text when it is full.
+struct Short {
+    text: String,
+    room: usize,
+}
+
+impl fmt::Write for Short {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            self.room = self.room.checked_sub(1).ok_or(fmt::Error)?;
+            self.text.push(if c.is_control() { ' ' } else { c });
+        }
+        Ok(())
+    }
+}
+
 /// Shorthand for this crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -112,4 +141,16 @@ pub fn hinted(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Er
 /// The hint of the innermost hinted error of a chain.
 pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
     error.chain().filter_map(|cause| cause.downcast_ref::<Hinted>()).last().map(|hinted| hinted.hint.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_says_is_cut_and_cannot_steer_the_terminal() {
+        assert_eq!(excerpt("a\u{1b}[2Jb"), "a [2Jb");
+        assert_eq!(excerpt("x".repeat(MOST_SHOWN)), "x".repeat(MOST_SHOWN));
+        assert_eq!(excerpt("é".repeat(9_999)), format!("{}…", "é".repeat(MOST_SHOWN)));
+    }
 }

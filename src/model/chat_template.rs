@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 
 use super::{
     chat_dialect,
-    files::{read_bounded, read_optional_json},
+    files::{MAX_TEXT, read_bounded, read_optional_json},
     special_tokens::SpecialTokens,
 };
-use crate::error::hinted;
+use crate::error::{excerpt, hinted};
 
 /// Takes precedence over the template in `tokenizer_config.json`.
 pub(crate) const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -78,7 +78,7 @@ impl ChatTemplate {
         let special = special.texts().map(|(key, text)| (key, text.to_owned())).collect();
         let path = dir.join(CHAT_TEMPLATE_FILE);
         if path.is_file() {
-            let text = String::from_utf8(read_bounded(&path)?)
+            let text = String::from_utf8(read_bounded(&path, MAX_TEXT)?)
                 .map_err(|_| anyhow!("`{}` is not UTF-8", path.display()))?;
             return Self::new(CHAT_TEMPLATE_FILE, text, special);
         }
@@ -184,7 +184,7 @@ fn default_template(value: &Value) -> anyhow::Result<&str> {
         if name == "default" {
             return Ok(text);
         }
-        names.push(format!("`{name}`"));
+        names.push(format!("`{}`", excerpt(name)));
     }
     Err(hinted(
         format!("`{KEY}` in `{CONFIG_FILE}` has no template named `default`, only {}", names.join(", ")),

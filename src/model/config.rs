@@ -10,7 +10,7 @@ use super::{
     arch::{self, Architecture, Names},
     fields::Fields,
 };
-use crate::error::hinted;
+use crate::error::{excerpt, hinted};
 
 /// The function between the FFN's projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,9 +98,9 @@ pub struct ModelConfig {
 /// Largest accepted sizes, far above any published dense model. They keep products of two sizes
 /// inside `u64` and stop a hostile file from asking for petabytes.
 const MAX_VOCAB: usize = 1 << 24;
-const MAX_WIDTH: usize = 1 << 20;
-const MAX_LAYERS: usize = 1 << 12;
-const MAX_HEADS: usize = 1 << 14;
+pub(super) const MAX_WIDTH: usize = 1 << 20;
+pub(super) const MAX_LAYERS: usize = 1 << 12;
+pub(super) const MAX_HEADS: usize = 1 << 14;
 pub(super) const MAX_HEAD_DIM: usize = 1 << 13;
 pub(super) const MAX_POSITIONS: usize = 1 << 30;
 
@@ -114,7 +114,7 @@ impl ModelConfig {
         let model_type = fields.text("model_type")?.context("the model config has no `model_type`")?;
         let architecture = arch::find(model_type).ok_or_else(|| {
             hinted(
-                format!("unknown `model_type` `{model_type}` in the model config"),
+                format!("unknown `model_type` `{}` in the model config", excerpt(model_type)),
                 format!("known ones: {}", arch::known_model_types().collect::<Vec<_>>().join(", ")),
             )
         })?;
@@ -157,6 +157,12 @@ impl ModelConfig {
         };
         (architecture.read)(&fields, &mut config)?;
         refuse_uncomputed(&fields, config.hidden_act)?;
+        let by_kind = fields.get("rope_parameters").and_then(Value::as_object);
+        let by_kind =
+            by_kind.and_then(|table| LAYER_KINDS.into_iter().find(|kind| table.contains_key(*kind)));
+        if let (Some(kind), None) = (by_kind, config.rope_local_base_freq) {
+            bail!("`rope_parameters.{kind}` in the model config is not supported for `{model_type}`");
+        }
         config.validate()?;
         Ok(config)
     }
@@ -254,10 +260,11 @@ impl ModelConfig {
             "`initializer_range` must lie between 0 and 100 in the model config, found `{}`",
             self.initializer_range
         );
-        for id in self.bos_token_id.iter().chain(&self.eos_token_ids) {
+        let bos = self.bos_token_id.iter().map(|id| ("bos_token_id", id));
+        for (name, id) in bos.chain(self.eos_token_ids.iter().map(|id| ("eos_token_id", id))) {
             ensure!(
                 (*id as usize) < self.vocab_size,
-                "special token id {id} lies outside the vocabulary of {} in the model config",
+                "`{name}` {id} lies outside the vocabulary of {} in the model config",
                 self.vocab_size
             );
         }
@@ -364,12 +371,15 @@ pub(crate) fn token_ids_from_json(name: &str, value: Option<&Value>) -> anyhow::
     ids.iter()
         .filter(|id| id.as_i64().is_none_or(|id| id >= 0))
         .map(|id| {
-            id.as_u64()
-                .and_then(|id| u32::try_from(id).ok())
-                .with_context(|| format!("`{name}` must be a token id or a list of them, found `{id}`"))
+            id.as_u64().and_then(|id| u32::try_from(id).ok()).with_context(|| {
+                format!("`{name}` must be a token id or a list of them, found `{}`", excerpt(id))
+            })
         })
         .collect()
 }
+
+/// Keys of `rope_parameters` with a table for one kind of layer.
+const LAYER_KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
 
 /// The rotation base and its scaling: on top (transformers 4) or in `rope_parameters`
 /// (transformers 5).
@@ -377,11 +387,11 @@ fn read_rope(fields: &Fields) -> anyhow::Result<(f64, RopeScaling)> {
     let top = fields.number("rope_theta")?;
     for name in ["rope_parameters", "rope_scaling"] {
         let Some(value) = fields.get(name) else { continue };
-        let table = value
-            .as_object()
-            .with_context(|| format!("`{name}` must be an object in the model config, found `{value}`"))?;
+        let table = value.as_object().with_context(|| {
+            format!("`{name}` must be an object in the model config, found `{}`", excerpt(value))
+        })?;
         // One table for each kind of layer is the architecture's to read.
-        if table.values().any(Value::is_object) {
+        if LAYER_KINDS.iter().any(|kind| table.contains_key(*kind)) {
             continue;
         }
         let (theta, scaling) = RopeScaling::read(name, &Fields(table))?;
@@ -403,7 +413,11 @@ fn refuse_uncomputed(fields: &Fields, activation: Activation) -> anyhow::Result<
             && !names.contains(&act)
             && !overruled
         {
-            bail!("`{name}` `{act}` in the model config is not supported; `{}` is computed", names[0]);
+            bail!(
+                "`{name}` `{}` in the model config is not supported; `{}` is computed",
+                excerpt(act),
+                names[0]
+            );
         }
     }
     if fields.get("quantization_config").is_some() {
@@ -412,12 +426,13 @@ fn refuse_uncomputed(fields: &Fields, activation: Activation) -> anyhow::Result<
             "use the unquantised model, or a GGUF file",
         ));
     }
-    let nested = fields.get("rope_parameters").and_then(|table| table.get("partial_rotary_factor"));
-    let factor = nested.and_then(Value::as_f64).or(fields.number("partial_rotary_factor")?);
-    if let Some(factor) = factor
-        && factor != 1.0
-    {
-        bail!("`partial_rotary_factor` {factor} in the model config is not supported");
+    let nested = fields.get("rope_parameters").and_then(Value::as_object).map(Fields);
+    for fields in nested.iter().chain([fields]) {
+        if let Some(factor) = fields.number("partial_rotary_factor")?
+            && factor != 1.0
+        {
+            bail!("`partial_rotary_factor` {factor} in the model config is not supported");
+        }
     }
     if fields.flag("use_bidirectional_attention")?.unwrap_or(false) {
         bail!("`use_bidirectional_attention` in the model config is not supported");

@@ -40,16 +40,17 @@ impl BaseFolder {
     pub fn open(dir: &Path) -> anyhow::Result<Self> {
         ensure!(dir.is_dir(), "`{}` is not a folder", dir.display());
         let in_dir = || format!("in model folder `{}`", dir.display());
+        let path = dir.join("config.json");
         let mut config =
-            ModelConfig::from_json(&read_json(&dir.join("config.json"))?).with_context(in_dir)?;
+            ModelConfig::from_json(&read_json(&path)?).with_context(|| format!("in `{}`", path.display()))?;
         // As in transformers, generation_config.json has the last word on when to stop.
         if let Some(generation) = read_optional_json(&dir.join("generation_config.json"))? {
-            let ids = token_ids_from_json("eos_token_id", generation.get("eos_token_id"))
-                .context("in `generation_config.json`")
-                .with_context(in_dir)?;
+            let in_file = || format!("in `{}`", dir.join("generation_config.json").display());
+            let ids =
+                token_ids_from_json("eos_token_id", generation.get("eos_token_id")).with_context(in_file)?;
             if !ids.is_empty() {
                 config.eos_token_ids = ids;
-                config.validate().with_context(in_dir)?;
+                config.validate().with_context(in_file)?;
             }
         }
         let weights = SafetensorsWeights::open_dir(dir)?;

@@ -43,18 +43,20 @@ impl WeightSource for RandomWeights {
         if name.ends_with(".bias") {
             return Ok(vec![0.0; count]);
         }
-        Ok(gaussian(self.seed, name, count, self.config.initializer_range))
+        gaussian(self.seed, name, count, self.config.initializer_range)
     }
 }
 
 /// Eight bytes of a keyed stream make one value, by the Box-Muller transform.
-fn gaussian(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
+fn gaussian(seed: u64, name: &str, count: usize, deviation: f64) -> anyhow::Result<Vec<f32>> {
     let mut hasher = blake3::Hasher::new_derive_key("evergraft 2026 random initial weights v1");
     hasher.update(&seed.to_le_bytes());
     hasher.update(name.as_bytes());
     let mut stream = hasher.finalize_xof();
     let mut buffer = [0_u8; 8192];
-    let mut values = Vec::with_capacity(count);
+    let mut values = Vec::new();
+    let reserved = values.try_reserve_exact(count);
+    reserved.with_context(|| format!("tensor `{name}` of {count} values does not fit into memory"))?;
     while values.len() < count {
         stream.fill(&mut buffer);
         let draws = buffer.as_chunks::<8>().0.iter().map(|&bytes| {
@@ -66,7 +68,7 @@ fn gaussian(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
         });
         values.extend(draws.take(count - values.len()));
     }
-    values
+    Ok(values)
 }
 
 #[cfg(test)]
@@ -75,7 +77,7 @@ mod tests {
 
     #[test]
     fn draws_have_the_asked_moments() {
-        let values = gaussian(1, "x", 200_000, 0.5);
+        let values = gaussian(1, "x", 200_000, 0.5).unwrap();
         let n = values.len() as f64;
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
         let deviation = (values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n).sqrt();
@@ -87,11 +89,11 @@ mod tests {
 
     #[test]
     fn a_value_depends_on_seed_name_and_index_alone() {
-        let values = gaussian(1, "x", 5000, 1.0);
-        assert_eq!(gaussian(1, "x", 10, 1.0), values[..10]);
-        assert_ne!(gaussian(2, "x", 10, 1.0), values[..10]);
-        assert_ne!(gaussian(1, "y", 10, 1.0), values[..10]);
+        let values = gaussian(1, "x", 5000, 1.0).unwrap();
+        assert_eq!(gaussian(1, "x", 10, 1.0).unwrap(), values[..10]);
+        assert_ne!(gaussian(2, "x", 10, 1.0).unwrap(), values[..10]);
+        assert_ne!(gaussian(1, "y", 10, 1.0).unwrap(), values[..10]);
         // Fixed for good: cached bases and published digests depend on it.
-        assert_eq!(gaussian(0, "model.norm.weight", 2, 1.0).len(), 2);
+        assert_eq!(gaussian(0, "model.norm.weight", 2, 1.0).unwrap().len(), 2);
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     config::{ModelConfig, RopePairs},
-    files::read_bounded,
+    files::{MAX_BYTES, read_bounded},
     mmap::MappedFile,
     tokenizer_json::{AddedToken, Around, ScoredToken, scored},
     weights::{WeightSource, expected_tensors},
@@ -174,7 +174,7 @@ fn place_tensors(config: &ModelConfig, data_bytes: u64) -> anyhow::Result<Tensor
 /// # Errors
 /// When the file is cut short or holds another number of tokens.
 pub(crate) fn tokenizer_files(path: &Path, vocab_size: usize) -> anyhow::Result<(Value, Value)> {
-    let tokens = read_tokens(&read_bounded(path)?, vocab_size)
+    let tokens = read_tokens(&read_bounded(path, MAX_BYTES)?, vocab_size)
         .with_context(|| format!("`{}` is not a valid llama2.c tokenizer", path.display()))?;
     let added: Vec<AddedToken> = (0..3)
         .map(|id| AddedToken { id, content: tokens[id as usize].text.clone(), special: true })

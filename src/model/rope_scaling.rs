@@ -3,11 +3,11 @@
 
 use std::f64::consts::TAU;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
-use crate::error::hinted;
+use crate::error::{excerpt, hinted};
 
 /// A rule of `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -44,6 +44,9 @@ impl RopeScaling {
     /// # Errors
     /// When the rule is unknown or one of its numbers is missing or absurd.
     pub(super) fn read(name: &str, table: &Fields) -> anyhow::Result<(Option<f64>, Self)> {
+        if let Some((field, _)) = table.0.iter().find(|(_, value)| value.is_object()) {
+            bail!("`{name}.{}` is not a rotary setting that is known", excerpt(field));
+        }
         let theta = table.number("rope_theta")?;
         let kind = match table.text("rope_type")? {
             Some(kind) => kind,
@@ -69,7 +72,10 @@ impl RopeScaling {
             },
             other => {
                 return Err(hinted(
-                    format!("`{name}` asks for the rotary scaling `{other}`, which is not supported"),
+                    format!(
+                        "`{name}` asks for the rotary scaling `{}`, which is not supported",
+                        excerpt(other)
+                    ),
                     "known ones: default, linear, dynamic, llama3",
                 ));
             }

@@ -10,24 +10,22 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use burn::tensor::{AllocationProperty, Bytes, TensorData};
 use half::{bf16, f16};
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
 use super::{
     device::tensor_dtype,
     files::read_json,
     mmap::{MappedFile, MappedSlice},
+    safetensors_header::Header,
     weights::WeightSource,
 };
-use crate::params::Dtype;
+use crate::{error::excerpt, params::Dtype};
 
 /// Name of the single weight file of a Hugging Face folder.
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 /// Name of the list of shards.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
-
-/// Headers beyond this length are refused, as the format's reference implementation does.
-const MAX_HEADER: u64 = 100_000_000;
 
 /// Tensors of one or several `.safetensors` files.
 #[derive(Debug)]
@@ -41,8 +39,7 @@ pub struct SafetensorsWeights {
 struct Shard {
     path: PathBuf,
     file: Arc<MappedFile>,
-    header: Metadata,
-    data_start: usize,
+    header: Header,
 }
 
 impl SafetensorsWeights {
@@ -52,7 +49,7 @@ impl SafetensorsWeights {
     /// When the file is not a whole, well-formed safetensors file.
     pub fn open_file(path: &Path) -> anyhow::Result<Self> {
         let shard = Shard::open(path)?;
-        let tensors = shard.header.tensors().into_keys().map(|name| (name, 0)).collect();
+        let tensors = shard.header.tensors.keys().map(|name| (name.clone(), 0)).collect();
         Ok(Self { shards: vec![shard], tensors })
     }
 
@@ -76,15 +73,17 @@ impl SafetensorsWeights {
             let shard = match opened.get(&shard_name) {
                 Some(&shard) => shard,
                 None => {
-                    shards.push(Shard::open(&dir.join(&shard_name))?);
+                    let shard = Shard::open(&dir.join(&shard_name));
+                    shards.push(shard.with_context(|| format!("in `{}`", index.display()))?);
                     opened.insert(shard_name.clone(), shards.len() - 1);
                     shards.len() - 1
                 }
             };
             ensure!(
-                shards[shard].header.info(&tensor).is_some(),
-                "`{}` lists tensor `{tensor}` in `{shard_name}`, but it is not there",
-                index.display()
+                shards[shard].header.tensors.contains_key(&tensor),
+                "`{}` lists tensor `{}` in `{shard_name}`, but it is not there",
+                index.display(),
+                excerpt(&tensor)
             );
             tensors.insert(tensor, shard);
         }
@@ -109,7 +108,7 @@ impl SafetensorsWeights {
 
     fn find(&self, name: &str) -> Option<(&Shard, &TensorInfo)> {
         let shard = &self.shards[*self.tensors.get(name)?];
-        Some((shard, shard.header.info(name)?))
+        Some((shard, shard.header.tensors.get(name)?))
     }
 
     /// A tensor's bytes in the file, its number format and its shape.
@@ -117,8 +116,9 @@ impl SafetensorsWeights {
         let (shard, info) =
             self.find(name).with_context(|| format!("the weights do not contain tensor `{name}`"))?;
         let (start, end) = info.data_offsets;
-        let bytes = MappedSlice::new(&shard.file, shard.data_start + start..shard.data_start + end)
-            .with_context(|| format!("tensor `{name}` lies outside `{}`", shard.path.display()))?;
+        let bytes =
+            MappedSlice::new(&shard.file, shard.header.data_start + start..shard.header.data_start + end)
+                .with_context(|| format!("tensor `{name}` lies outside `{}`", shard.path.display()))?;
         let dtype = match info.dtype {
             safetensors::Dtype::F32 => Dtype::F32,
             safetensors::Dtype::F16 => Dtype::F16,
@@ -175,32 +175,10 @@ fn convert<T>(bytes: &[u8], stored: Dtype, to: impl Fn(f32) -> T) -> Vec<T> {
 impl Shard {
     fn open(path: &Path) -> anyhow::Result<Self> {
         let file = MappedFile::open(path)?;
-        let (header, data_start) = read_header(file.bytes())
+        let header = Header::read(file.bytes())
             .with_context(|| format!("`{}` is not a valid safetensors file", path.display()))?;
-        Ok(Self { path: path.to_owned(), file: Arc::new(file), header, data_start })
+        Ok(Self { path: path.to_owned(), file: Arc::new(file), header })
     }
-}
-
-/// Reads and checks a header. The `safetensors` crate checks shapes against offsets and offsets
-/// against each other; the lengths are compared here, where the sum cannot overflow and the
-/// message can tell a cut file from a malformed one.
-fn read_header(bytes: &[u8]) -> anyhow::Result<(Metadata, usize)> {
-    let (length, rest) =
-        bytes.split_first_chunk().context("the file is cut short: it has no whole header length")?;
-    let length = u64::from_le_bytes(*length);
-    ensure!(length <= MAX_HEADER, "the header claims {length} bytes, above the limit of {MAX_HEADER}");
-    let length = usize::try_from(length).context("the header is too long for this machine")?;
-    let header = rest.get(..length).with_context(|| {
-        format!("the header claims {length} bytes, but only {} follow: the file is cut short", rest.len())
-    })?;
-    let header: Metadata = serde_json::from_slice(header).context("malformed header")?;
-    let (claimed, present) = (header.data_len(), rest.len() - length);
-    ensure!(
-        claimed <= present,
-        "the tensors take {claimed} bytes, but only {present} follow the header: the file is cut short"
-    );
-    ensure!(claimed == present, "{} bytes follow the last tensor", present - claimed);
-    Ok((header, 8 + length))
 }
 
 /// Tensor name to shard file name.
@@ -213,7 +191,12 @@ fn read_weight_map(index: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     map.iter()
         .map(|(tensor, shard)| {
             let shard = shard.as_str().filter(|name| is_plain_file_name(name)).with_context(|| {
-                format!("`{}` names shard `{shard}`, which is not a plain file name", index.display())
+                format!(
+                    "`weight_map` of `{}` gives tensor `{}` the shard `{}`, which is not a plain file name",
+                    index.display(),
+                    excerpt(tensor),
+                    excerpt(shard)
+                )
             })?;
             Ok((tensor.clone(), shard.to_owned()))
         })
@@ -295,10 +278,6 @@ mod tests {
     #[test]
     fn hostile_headers_are_errors() {
         assert!(error_of(&u64::MAX.to_le_bytes()).contains("above the limit"));
-        let overlapping = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
-        assert!(error_of(&file_with(overlapping, 12)).contains("offset"));
-        let overflow = r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,16]}}"#;
-        assert!(error_of(&file_with(overflow, 16)).contains("overflow"));
         let mut tensors = Vec::new();
         for i in 0_u64..8 {
             let (start, end) = (i << 61, ((i as u128 + 1) << 61).min(u64::MAX as u128));
@@ -307,7 +286,6 @@ mod tests {
                 .push(format!(r#""{i}":{{"dtype":"U8","shape":[{size}],"data_offsets":[{start},{end}]}}"#));
         }
         error_of(&file_with(&format!("{{{}}}", tensors.join(",")), 16));
-        assert!(error_of(&file_with("{}", 3)).contains("follow the last tensor"));
         error_of(&file_with("[", 0));
     }
 

@@ -75,8 +75,8 @@ impl SpecialTokens {
             let Some(value) = read_optional_json(&dir.join(file))? else { continue };
             for role in Role::ALL {
                 let key = format!("{}_id", role.key());
-                let ids =
-                    token_ids_from_json(&key, value.get(&key)).with_context(|| format!("in `{file}`"))?;
+                let ids = token_ids_from_json(&key, value.get(&key))
+                    .with_context(|| format!("in `{}`", dir.join(file).display()))?;
                 found.by_id.extend(ids.into_iter().map(|token| (role, Named { file, token })));
             }
         }

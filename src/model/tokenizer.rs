@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 
 use super::{
-    files::read_bounded,
+    files::{MAX_BYTES, read_bounded},
     special_tokens::{Named, Role, SpecialTokens},
 };
 use crate::error::hinted;
@@ -50,7 +50,7 @@ impl Tokenizer {
                 "in Python, `AutoTokenizer.from_pretrained(...).save_pretrained(...)` writes one",
             ));
         }
-        let mut tokenizer = Self::from_bytes(&read_bounded(&path)?)
+        let mut tokenizer = Self::from_bytes(&read_bounded(&path, MAX_BYTES)?)
             .with_context(|| format!("`{}` is not a valid tokenizer", path.display()))?;
 
         let special = SpecialTokens::from_dir(dir)?;

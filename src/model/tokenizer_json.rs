@@ -7,6 +7,8 @@ use std::collections::{HashMap, HashSet};
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::error::excerpt;
+
 /// How text is cut before a byte-level BPE runs on each part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PreTokenizer {
@@ -60,7 +62,13 @@ pub(crate) fn byte_level(
     let known: HashSet<&str> = tokens.iter().copied().collect();
     for (left, right) in merges {
         for part in [*left, *right, &format!("{left}{right}")] {
-            ensure!(known.contains(part), "merge `{left} {right}` uses `{part}`, which is not a token");
+            ensure!(
+                known.contains(part),
+                "merge `{} {}` uses `{}`, which is not a token",
+                excerpt(left),
+                excerpt(right),
+                excerpt(part)
+            );
         }
     }
     let gpt2 =
@@ -170,7 +178,7 @@ fn vocabulary<'a>(tokens: impl Iterator<Item = &'a str>) -> anyhow::Result<Value
     let mut vocab = serde_json::Map::new();
     for (id, token) in tokens.enumerate() {
         if let Some(first) = vocab.insert(token.to_owned(), json!(id)) {
-            bail!("tokens {first} and {id} are both `{token}`");
+            bail!("tokens {first} and {id} are both `{}`", excerpt(token));
         }
     }
     Ok(Value::Object(vocab))

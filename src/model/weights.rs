@@ -76,43 +76,70 @@ pub(crate) fn linear_shapes(config: &ModelConfig) -> Vec<LinearShape> {
 
 /// Every tensor that the decoder reads, with its shape, in the order of the forward pass.
 pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let (names, hidden) = (config.names(), config.hidden_size);
+    tensors(config).collect()
+}
+
+/// The same, made one by one: the number of layers may be only what a file says.
+fn tensors(config: &ModelConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
     let linears = linear_shapes(config);
-    let mut tensors = vec![(names.embedding.to_owned(), vec![config.vocab_size, hidden])];
-    for layer in 0..config.num_hidden_layers {
-        let mut add = |name: &str, shape: &[usize]| {
-            tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-        };
-        add(&format!("{}.weight", names.attention_norm), &[hidden]);
-        for (at, linear) in linears.iter().enumerate() {
-            // The FFN begins after the output projection of attention.
-            if at > 0 && linears[at - 1].name == names.output {
-                for name in names.query_key_norms.iter().flatten() {
-                    add(&format!("{name}.weight"), &[config.head_dim]);
-                }
-                for name in names.attention_out_norm.iter().chain([&names.ffn_norm]) {
-                    add(&format!("{name}.weight"), &[hidden]);
-                }
+    let layers = (0..config.num_hidden_layers).flat_map(move |layer| layer_tensors(config, &linears, layer));
+    let [embedding, norm, head] = outer_tensors(config);
+    std::iter::once(embedding)
+        .chain(layers)
+        .chain([norm])
+        .chain((!config.tie_word_embeddings).then_some(head))
+}
+
+/// Embedding, last norm and output head.
+fn outer_tensors(config: &ModelConfig) -> [(String, Vec<usize>); 3] {
+    let (names, hidden) = (config.names(), config.hidden_size);
+    let rows = vec![config.vocab_size, hidden];
+    [(names.embedding, rows.clone()), (names.norm, vec![hidden]), (names.head, rows)]
+        .map(|(name, shape)| (name.to_owned(), shape))
+}
+
+fn layer_tensors(config: &ModelConfig, linears: &[LinearShape], layer: usize) -> Vec<(String, Vec<usize>)> {
+    let (names, hidden) = (config.names(), config.hidden_size);
+    let mut tensors = Vec::new();
+    let mut add = |name: &str, shape: &[usize]| {
+        tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+    };
+    add(&format!("{}.weight", names.attention_norm), &[hidden]);
+    for (at, linear) in linears.iter().enumerate() {
+        // The FFN begins after the output projection of attention.
+        if at > 0 && linears[at - 1].name == names.output {
+            for name in names.query_key_norms.iter().flatten() {
+                add(&format!("{name}.weight"), &[config.head_dim]);
             }
-            add(&format!("{}.weight", linear.name), &linear.shape);
-            if linear.bias {
-                add(&format!("{}.bias", linear.name), &linear.shape[..1]);
+            for name in names.attention_out_norm.iter().chain([&names.ffn_norm]) {
+                add(&format!("{name}.weight"), &[hidden]);
             }
         }
-        if let Some(name) = names.ffn_out_norm {
-            add(&format!("{name}.weight"), &[hidden]);
+        add(&format!("{}.weight", linear.name), &linear.shape);
+        if linear.bias {
+            add(&format!("{}.bias", linear.name), &linear.shape[..1]);
         }
     }
-    tensors.push((names.norm.to_owned(), vec![hidden]));
-    if !config.tie_word_embeddings {
-        tensors.push((names.head.to_owned(), vec![config.vocab_size, hidden]));
+    if let Some(name) = names.ffn_out_norm {
+        add(&format!("{name}.weight"), &[hidden]);
     }
     tensors
 }
 
+/// The decoder layer that the name of a weight begins with, and the rest of the name.
+pub(crate) fn layer_of(name: &str) -> Option<(usize, &str)> {
+    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    Some((layer.parse().ok()?, rest))
+}
+
 /// Number of parameters of a model; a tied head counts once.
 pub fn parameter_count(config: &ModelConfig) -> u64 {
-    expected_tensors(config).iter().map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+    let count = |tensors: &[(String, Vec<usize>)]| -> u64 {
+        tensors.iter().map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+    };
+    let outer = outer_tensors(config);
+    let outer = if config.tie_word_embeddings { &outer[..2] } else { &outer[..] };
+    count(outer) + config.num_hidden_layers as u64 * count(&layer_tensors(config, &linear_shapes(config), 0))
 }
 
 /// Checks that every tensor the decoder reads is there, in the right shape.
@@ -120,7 +147,7 @@ pub fn parameter_count(config: &ModelConfig) -> u64 {
 /// # Errors
 /// Names the first missing or misshapen tensor.
 pub fn check_weights(config: &ModelConfig, weights: &dyn WeightSource) -> anyhow::Result<()> {
-    for (name, expected) in expected_tensors(config) {
+    for (name, expected) in tensors(config) {
         let found =
             weights.shape(&name).with_context(|| format!("the weights do not contain tensor `{name}`"))?;
         if found != expected {

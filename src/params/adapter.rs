@@ -213,7 +213,7 @@ fn wrong_target(targets: &TargetModules) -> Option<(String, String)> {
 }
 
 /// Above the width of any layer a rank means nothing.
-const MAX_RANK: usize = 1 << 16;
+pub(crate) const MAX_RANK: usize = 1 << 16;
 
 impl AdapterParams {
     pub(super) fn check(&self) -> Vec<Problem> {

@@ -258,7 +258,7 @@ pub fn is_safe_path(path: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn shown(text: &str) -> String {
+    fn excerpt(text: &str) -> String {
         match Address::parse(text) {
             None => "path".to_owned(),
             Some(Ok(address)) => address.to_string(),
@@ -277,12 +277,12 @@ mod tests {
             "http://127.0.0.1:8000/a.json",
             "http://[::1]:8000/a.json",
         ] {
-            assert_eq!(shown(text), text);
+            assert_eq!(excerpt(text), text);
         }
-        assert_eq!(shown("hf://a/b@refs/pr/7/x.gguf"), "hf://a/b@refs%2Fpr%2F7/x.gguf");
-        assert_eq!(shown("hf://a/b@refs%2Fpr%2F7"), "hf://a/b@refs%2Fpr%2F7");
+        assert_eq!(excerpt("hf://a/b@refs/pr/7/x.gguf"), "hf://a/b@refs%2Fpr%2F7/x.gguf");
+        assert_eq!(excerpt("hf://a/b@refs%2Fpr%2F7"), "hf://a/b@refs%2Fpr%2F7");
         for path in ["models/old", "./a:b", "C:/x", "://x"] {
-            assert_eq!(shown(path), "path", "{path}");
+            assert_eq!(excerpt(path), "path", "{path}");
         }
     }
 
@@ -305,7 +305,7 @@ mod tests {
             "https://",
             "https://example.org/a b",
         ] {
-            assert!(shown(text).starts_with("error: "), "{text}: {}", shown(text));
+            assert!(excerpt(text).starts_with("error: "), "{text}: {}", excerpt(text));
         }
     }
 }

@@ -20,6 +20,7 @@ mod swap;
 mod tokenize;
 mod train;
 
+pub(crate) use adapter::MAX_RANK;
 pub use adapter::{AdapterParams, AdapterType, Bias, LINEAR_MODULES, NonLinearity, Placement, TargetModules};
 pub use address::{
     Address, AddressError, HubAddress, RepoKind, file_name, host_of, is_commit, is_hex, is_loopback,

@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use super::{
     ReadWeight,
+    config::{check_dropout, fields_of},
     targets::{PEFT_PREFIX, path},
 };
 use crate::{
     model::{Bottleneck, Decoder, Layer},
-    params::{AdapterParams, NonLinearity, Placement},
+    params::{AdapterParams, MAX_RANK, NonLinearity, Placement},
     rng,
 };
 
@@ -51,12 +52,14 @@ impl BottleneckConfig {
 
     /// Reads and checks a config. `shown` is its file, for errors.
     pub(super) fn parse(raw: Value, shown: &str) -> anyhow::Result<Self> {
-        let config: Self =
-            serde_json::from_value(raw).with_context(|| format!("`{shown}` is no bottleneck config"))?;
+        let config: Self = fields_of(raw, shown)?;
+        let size = config.bottleneck_size;
         ensure!(
-            config.bottleneck_size > 0 && config.scaling.is_finite(),
-            "`{shown}` has an unusable size or scaling"
+            (1..=MAX_RANK).contains(&size),
+            "`bottleneck_size` must lie between 1 and {MAX_RANK} in `{shown}`, found {size}"
         );
+        ensure!(config.scaling.is_finite(), "`scaling` must be a finite number in `{shown}`");
+        check_dropout("adapter_dropout", config.adapter_dropout).with_context(|| format!("in `{shown}`"))?;
         Ok(config)
     }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, bail, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context as _, anyhow, ensure};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::targets::{Patterns, Targets};
 use crate::{
-    error::hinted,
-    params::{AdapterParams, Bias, TargetModules},
+    error::{excerpt, hinted},
+    params::{AdapterParams, Bias, MAX_RANK, TargetModules},
 };
 
 /// The fields of `adapter_config.json` that are understood. Others are tolerated when they change
@@ -147,17 +147,26 @@ impl AdapterConfig {
         match raw.get("init_lora_weights") {
             None | Some(Value::Null | Value::Bool(_)) => {}
             Some(Value::String(init)) if ["gaussian", "eva", "orthogonal"].contains(&init.as_str()) => {}
-            Some(other) => return refuse(format!("`init_lora_weights: {other}`")),
+            Some(other) => return refuse(format!("`init_lora_weights: {}`", excerpt(other))),
         }
-        let config: Self =
-            serde_json::from_value(raw).with_context(|| format!("`{shown}` is not a LoRA config"))?;
-        ensure!(config.peft_type == "LORA", "adapter type `{}` is not supported", config.peft_type);
-        let numbers = [config.lora_alpha].into_iter().chain(config.alpha_pattern.values().copied());
-        let ranks = [config.r].into_iter().chain(config.rank_pattern.values().copied());
-        if numbers.into_iter().any(|alpha| !alpha.is_finite()) || ranks.into_iter().any(|r| r == 0) {
-            bail!("`{shown}` has an unusable rank or `lora_alpha`");
-        }
+        let config: Self = fields_of(raw, shown)?;
+        config.check_numbers().with_context(|| format!("in `{shown}`"))?;
+        config.targets().with_context(|| format!("in `{shown}`"))?;
+        config.scales().with_context(|| format!("in `{shown}`"))?;
         Ok(config)
+    }
+
+    fn check_numbers(&self) -> anyhow::Result<()> {
+        let pattern = |field: &str, name: &String| format!("{field}.{}", excerpt(name));
+        let ranks = self.rank_pattern.iter().map(|(name, r)| (pattern("rank_pattern", name), *r));
+        for (field, r) in ranks.chain([("r".to_owned(), self.r)]) {
+            ensure!((1..=MAX_RANK).contains(&r), "`{field}` must lie between 1 and {MAX_RANK}, found {r}");
+        }
+        let alphas = self.alpha_pattern.iter().map(|(name, alpha)| (pattern("alpha_pattern", name), *alpha));
+        for (field, alpha) in alphas.chain([("lora_alpha".to_owned(), self.lora_alpha)]) {
+            ensure!(alpha.is_finite(), "`{field}` must be a finite number, found {alpha}");
+        }
+        check_dropout("lora_dropout", self.lora_dropout)
     }
 
     /// The linear layers that carry a pair.
@@ -199,6 +208,23 @@ impl AdapterConfig {
             Bias::LoraOnly => "lora_only",
         }
     }
+}
+
+/// The fields of an adapter's config; a wrong one is named.
+pub(super) fn fields_of<T: DeserializeOwned>(raw: Value, file: &str) -> anyhow::Result<T> {
+    serde_path_to_error::deserialize(raw).map_err(|error| {
+        let place = match error.path().iter().next() {
+            Some(_) => format!("`{}` in `{file}`", excerpt(error.path())),
+            None => format!("`{file}`"),
+        };
+        anyhow!("{place} is wrong: {}", excerpt(error.inner()))
+    })
+}
+
+/// A dropout drops less than everything.
+pub(super) fn check_dropout(name: &str, dropout: f64) -> anyhow::Result<()> {
+    ensure!((0.0..1.0).contains(&dropout), "`{name}` must be at least 0 and below 1, found {dropout}");
+    Ok(())
 }
 
 /// Ranks and scales, patterns compiled.

@@ -8,13 +8,17 @@ use serde_json::Value;
 
 use super::{AdapterConfig, bottleneck, bottleneck::BottleneckConfig, lora};
 use crate::{
-    error::hinted,
-    model::{Decoder, SafetensorsWeights, TensorWeights, WeightSource as _, write_safetensors},
+    error::{excerpt, hinted},
+    model::{
+        Decoder, SafetensorsWeights, TensorWeights, WeightSource as _, read_short_json, write_safetensors,
+    },
     params::{AdapterParams, AdapterType, Dtype},
 };
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// A config with a rank for each module of a large model has some 100 KB.
+const MAX_CONFIG: u64 = 1 << 20;
 
 /// What an adapter's config says.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,16 +45,15 @@ impl Adapter {
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(CONFIG);
         let shown = path.display().to_string();
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{shown}`"))?;
-        let raw: Value = serde_json::from_str(&text).with_context(|| format!("`{shown}` is not JSON"))?;
+        let raw = read_short_json(&path, MAX_CONFIG)?;
         match raw.get("peft_type").and_then(Value::as_str) {
             Some("LORA") => AdapterConfig::parse(raw, &shown).map(Self::Lora),
             Some("BOTTLENECK") => BottleneckConfig::parse(raw, &shown).map(Self::Bottleneck),
             Some(other) => Err(hinted(
-                format!("`{shown}` holds an adapter of type `{other}`, which is not supported"),
+                format!("`{shown}` holds an adapter of type `{}`, which is not supported", excerpt(other)),
                 "known ones: LORA, BOTTLENECK",
             )),
-            None => bail!("`{shown}` has no `peft_type`"),
+            None => bail!("`{shown}` has no `peft_type` that is a text"),
         }
     }
 
@@ -95,19 +98,22 @@ impl Adapter {
                 .with_context(|| format!("adapter `{}` has no weight `{name}`", path.display()))?;
             ensure!(
                 found == shape,
-                "adapter weight `{name}` has shape {found:?}, but the base needs {shape:?}"
+                "adapter weight `{name}` in `{}` has shape {found:?}, but the base needs {shape:?}",
+                path.display()
             );
             file.load(name)
         };
         match &adapter {
-            Self::Lora(config) => lora::attach_saved(model, config, &read)?,
-            Self::Bottleneck(config) => bottleneck::attach_saved(model, config, &read)?,
+            Self::Lora(config) => lora::attach_saved(model, config, &read),
+            Self::Bottleneck(config) => bottleneck::attach_saved(model, config, &read),
         }
+        .with_context(|| format!("`{}` does not fit the base", folder.join(CONFIG).display()))?;
         let attached: BTreeSet<String> = model.adapter_params().into_iter().map(|param| param.name).collect();
         if let Some(extra) = file.names().into_iter().find(|name| !attached.contains(name)) {
             bail!(
-                "adapter `{}` has the weight `{extra}`, which no module of this base takes",
-                path.display()
+                "adapter `{}` has the weight `{}`, which no module of this base takes",
+                path.display(),
+                excerpt(extra)
             );
         }
         Ok(adapter)

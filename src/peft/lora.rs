@@ -8,7 +8,7 @@ use super::{
     targets::{PEFT_PREFIX, Targets, path},
 };
 use crate::{
-    error::hinted,
+    error::{excerpt, hinted},
     model::{Decoder, Linear, LowRank, to_f32},
     params::TargetModules,
     rng,
@@ -142,7 +142,10 @@ fn check_targets(model: &mut Decoder, targets: &Targets) -> anyhow::Result<()> {
     }
     let hint = format!("its linear layers: {}", names.join(", "));
     if let [first, ..] = targets.unknown(&paths)[..] {
-        return Err(hinted(format!("target module `{first}` is not a linear layer of this model"), hint));
+        return Err(hinted(
+            format!("target module `{}` is not a linear layer of this model", excerpt(first)),
+            hint,
+        ));
     }
     if !any {
         return Err(hinted("the adapter targets no linear layer of this model", hint));

@@ -8,11 +8,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::{
     Adapter, AdapterConfig,
     config::Scales,
-    targets::{PEFT_PREFIX, Targets, layer_of, path},
+    targets::{PEFT_PREFIX, Targets, path},
 };
 use crate::{
-    error::hinted,
-    model::{Linear, LowRank, ModelConfig, SafetensorsWeights, WeightSource},
+    error::{excerpt, hinted},
+    model::{Linear, LowRank, ModelConfig, SafetensorsWeights, WeightSource, layer_of},
 };
 
 /// A base's weights with an adapter folded in.
@@ -63,7 +63,11 @@ impl<'b> Merged<'b> {
                 let pair = name.contains(".lora_");
                 layer < model.num_hidden_layers && (!pair || self.targets.matches(layer, linear))
             });
-            ensure!(fits, "the adapter has the weight `{name}`, which no module of this base takes");
+            ensure!(
+                fits,
+                "the adapter has the weight `{}`, which no module of this base takes",
+                excerpt(&name)
+            );
         }
         Ok(())
     }

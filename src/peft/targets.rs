@@ -1,18 +1,23 @@
 //! Which linear layers an adapter sits on, by PEFT's rules (`check_target_module_exists`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Context as _;
-use regex::Regex;
+use anyhow::{Context as _, anyhow, ensure};
+use regex::{Regex, RegexBuilder, RegexSet};
 
-use crate::params::TargetModules;
+use crate::{error::excerpt, params::TargetModules};
+
+/// More names than any model has linear layers; each is compared with each layer.
+const MAX_NAMES: usize = 10_000;
+/// Longest pattern, and longest sum of patterns: parsing takes memory in proportion.
+const MAX_PATTERN: usize = 1 << 18;
 
 /// The chosen linear layers.
 #[derive(Debug, Clone)]
 pub(super) struct Targets {
     modules: Matcher,
     exclude: Option<Matcher>,
-    layers: Option<Vec<usize>>,
+    layers: Option<BTreeSet<usize>>,
 }
 
 #[derive(Debug, Clone)]
@@ -33,7 +38,7 @@ impl Targets {
         Ok(Self {
             modules: Matcher::new(modules).context("in `target_modules`")?,
             exclude: exclude.map(Matcher::new).transpose().context("in `exclude_modules`")?,
-            layers: layers.map(<[usize]>::to_vec),
+            layers: layers.map(|layers| layers.iter().copied().collect()),
         })
     }
 
@@ -67,11 +72,16 @@ impl Matcher {
     fn new(modules: &TargetModules) -> anyhow::Result<Self> {
         Ok(match modules {
             TargetModules::Pattern(text) if text == "all-linear" => Self::All,
-            TargetModules::Pattern(text) => Self::Pattern(Box::new(
-                Regex::new(&format!("^(?:{text})$"))
-                    .with_context(|| format!("`{text}` is not a regular expression that is understood"))?,
-            )),
-            TargetModules::Names(names) => Self::Names(names.clone()),
+            TargetModules::Pattern(text) => {
+                check_length(text.len())?;
+                Self::Pattern(Box::new(
+                    Regex::new(&format!("^(?:{text})$")).map_err(|why| not_read(text, &why))?,
+                ))
+            }
+            TargetModules::Names(names) => {
+                ensure!(names.len() <= MAX_NAMES, "{} names are above the limit of {MAX_NAMES}", names.len());
+                Self::Names(names.clone())
+            }
         })
     }
 
@@ -84,34 +94,60 @@ impl Matcher {
     }
 }
 
+fn not_read(pattern: &str, why: &regex::Error) -> anyhow::Error {
+    let (pattern, why) = (excerpt(pattern), explain(why));
+    anyhow!("`{pattern}` is not a regular expression that is understood: {why}")
+}
+
+/// The library's message without the pattern, which may be long.
+fn explain(error: &regex::Error) -> String {
+    match error {
+        regex::Error::Syntax(text) => {
+            text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        }
+        regex::Error::CompiledTooBig(limit) => format!("it takes more than {limit} bytes when compiled"),
+        other => other.to_string(),
+    }
+}
+
+fn check_length(length: usize) -> anyhow::Result<()> {
+    ensure!(length <= MAX_PATTERN, "patterns of {length} bytes are above the limit of {MAX_PATTERN}");
+    Ok(())
+}
+
 /// What PEFT puts before the name of a module of the base.
 pub(super) const PEFT_PREFIX: &str = "base_model.model.";
 
-/// The decoder layer that the name of a base weight begins with, and the rest of the name.
-pub(super) fn layer_of(name: &str) -> Option<(usize, &str)> {
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    Some((layer.parse().ok()?, rest))
-}
-
 /// Values for modules whose paths end in a pattern, as in PEFT's `rank_pattern`.
+///
+/// One set, since the limit on a compiled expression then holds for all of them together.
 #[derive(Debug, Clone)]
-pub(super) struct Patterns<V>(Vec<(Regex, V)>);
+pub(super) struct Patterns<V> {
+    set: RegexSet,
+    values: Vec<V>,
+}
 
 impl<V: Copy> Patterns<V> {
     /// # Errors
-    /// When a pattern is no regular expression.
+    /// When a pattern is no regular expression, or they are too long together.
     pub(super) fn new(patterns: &BTreeMap<String, V>) -> anyhow::Result<Self> {
-        let compiled = patterns.iter().map(|(pattern, value)| {
-            let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
-                .with_context(|| format!("`{pattern}` is not a regular expression that is understood"))?;
-            Ok((regex, *value))
-        });
-        compiled.collect::<anyhow::Result<_>>().map(Self)
+        check_length(patterns.keys().map(String::len).sum())?;
+        let whole = |pattern: &String| format!(r"^(?:.*\.)?(?:{pattern})$");
+        let set = RegexSet::new(patterns.keys().map(whole)).map_err(|together| {
+            // Syntax is checked before size, and is one pattern's fault.
+            let alone = |pattern: &String| RegexBuilder::new(&whole(pattern)).size_limit(0).build().err();
+            let wrong = patterns.keys().find_map(|pattern| match alone(pattern) {
+                Some(why @ regex::Error::Syntax(_)) => Some(not_read(pattern, &why)),
+                _ => None,
+            });
+            wrong.unwrap_or_else(|| anyhow!("the patterns cannot be read together: {}", explain(&together)))
+        })?;
+        Ok(Self { set, values: patterns.values().copied().collect() })
     }
 
     /// The value of the first pattern that fits.
     pub(super) fn of(&self, path: &str) -> Option<V> {
-        self.0.iter().find(|(regex, _)| regex.is_match(path)).map(|(_, value)| *value)
+        self.set.matches(path).iter().next().map(|first| self.values[first])
     }
 }
 

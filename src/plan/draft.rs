@@ -12,7 +12,7 @@ use super::{
     settings,
 };
 use crate::{
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, enough},
     recipe::{
         expression::Scope,
         source::Span,
@@ -75,6 +75,9 @@ pub(super) fn nodes(
                 return drafts;
             }
             for (cell, left_out) in cells {
+                if enough(out) {
+                    return drafts;
+                }
                 let draft = if left_out {
                     None
                 } else {

@@ -8,7 +8,7 @@ use super::{
     cells::{AxisValue, Cell},
 };
 use crate::{
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, enough, suggest},
     recipe::{
         Step,
         expression::texts,
@@ -184,13 +184,16 @@ fn links(
             _ => std::slice::from_ref(&needs),
         };
         for item in items {
+            if enough(out) {
+                break;
+            }
             match &item.data {
                 Data::Step(id) | Data::Text(id) if builder.position(id).is_some() => {
                     add(builder, &mut links.needs, id, item.span);
                 }
                 Data::Text(id) => {
                     let known = builder.recipe.step_ids();
-                    let hint = crate::diagnostic::suggest(id, known);
+                    let hint = suggest(id, known);
                     out.push(builder.sources.at(item.span, format!("unknown step `{id}`")).maybe_hint(hint));
                 }
                 _ => {

@@ -11,7 +11,7 @@ use super::{
     tree::{Data, Entry, Node},
     yaml,
 };
-use crate::diagnostic::{Diagnostic, suggest};
+use crate::diagnostic::{Diagnostic, enough, suggest};
 
 /// The keys of a recipe.
 pub(crate) const TOP_KEYS: [&str; 7] =
@@ -111,6 +111,9 @@ impl Reader<'_> {
             self.includes(path, &include.value, depth, merged, own);
         }
         for entry in entries {
+            if enough(self.out) {
+                return;
+            }
             match (entry.key.as_str(), MERGED.iter().position(|key| *key == entry.key)) {
                 (_, Some(at)) => self.merge(&entry, &mut merged[at]),
                 ("name" | "description", _) if main => own.push(entry),
@@ -137,6 +140,9 @@ impl Reader<'_> {
             _ => std::slice::from_ref(value),
         };
         for item in items {
+            if enough(self.out) {
+                return;
+            }
             match item.text() {
                 Some(name) => {
                     let target = path.parent().unwrap_or(Path::new("")).join(name);
@@ -168,6 +174,9 @@ impl Reader<'_> {
             return;
         }
         for new in entries {
+            if enough(self.out) {
+                return;
+            }
             match into.iter_mut().find(|old| old.key == new.key) {
                 Some(old) if old.key_span.file == new.key_span.file => {}
                 Some(old) if entry.key == "steps" => {
@@ -207,6 +216,9 @@ impl Reader<'_> {
     fn duplicates<'n>(&mut self, entries: &'n [Entry], path: &mut Vec<&'n str>) {
         let mut first: std::collections::HashMap<&str, Span> = std::collections::HashMap::new();
         for entry in entries {
+            if enough(self.out) {
+                return;
+            }
             match first.get(entry.key.as_str()) {
                 Some(span) => {
                     let what = if path.as_slice() == ["steps"] {

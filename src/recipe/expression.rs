@@ -13,7 +13,7 @@ use super::{
     tree::{Data, Entry, Node},
     yaml::MAX_DEPTH,
 };
-use crate::diagnostic::{Diagnostic, closest, suggest};
+use crate::diagnostic::{Diagnostic, closest, enough, suggest};
 
 /// Longest expression. The template engine's parser recurses into operators (`----1`), so that a
 /// long enough expression would overflow the stack.
@@ -25,6 +25,9 @@ const FUEL: u64 = 100_000;
 const MAX_WORK: u64 = 4_000_000;
 /// The same for one expression.
 const MAX_RESULT: u64 = 100_000;
+
+/// Names that one parameter may ask for in vain before those that it needs are computed.
+const MAX_NOTED: usize = 5_000;
 
 /// The outermost names of an expression.
 #[derive(Debug, Clone)]
@@ -77,6 +80,9 @@ impl<'s> Evaluator<'s> {
 
     /// Evaluates every expression in a tree; `None` when one of them failed.
     pub(crate) fn resolve(&self, node: &Node, scope: &Scope, out: &mut Vec<Diagnostic>) -> Option<Node> {
+        if enough(out) {
+            return None;
+        }
         let data = match &node.data {
             Data::Text(text) if interpolate::has_expression(text) => {
                 match self.text(text, node.span, scope) {
@@ -118,6 +124,9 @@ impl<'s> Evaluator<'s> {
         let mut leaves = Vec::new();
         texts(node, &mut leaves);
         for (text, span) in leaves {
+            if all.len() > MAX_NOTED {
+                break;
+            }
             let _ = self.text_noting(text, span, scope, &mut all);
         }
         (self.resolve(node, scope, out), all)

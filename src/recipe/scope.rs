@@ -18,7 +18,7 @@ pub(crate) struct Miss {
     /// The name asked for.
     pub(crate) name: String,
     /// What the table holds.
-    pub(crate) known: Vec<String>,
+    pub(crate) known: Arc<[String]>,
 }
 
 impl Miss {
@@ -50,7 +50,7 @@ impl Misses {
 pub(crate) struct Table {
     path: String,
     values: Vec<Value>,
-    names: Vec<String>,
+    names: Arc<[String]>,
     index: HashMap<String, usize>,
     misses: Misses,
 }
@@ -58,9 +58,9 @@ pub(crate) struct Table {
 impl Table {
     /// A table called `path` in messages.
     pub(crate) fn new(path: &str, entries: Vec<(String, Value)>, misses: &Misses) -> Self {
-        let (names, values): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
+        let (names, values): (Vec<String>, Vec<_>) = entries.into_iter().unzip();
         let index = names.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect();
-        Self { path: path.to_owned(), values, names, index, misses: misses.clone() }
+        Self { path: path.to_owned(), values, names: names.into(), index, misses: misses.clone() }
     }
 
     /// The same as a value.
@@ -82,7 +82,7 @@ impl Object for Table {
         let found = self.index.get(key).map(|at| self.values[*at].clone());
         if found.is_none() {
             let (parent, name) = (self.path.clone(), key.to_owned());
-            self.misses.note(Miss { parent, name, known: self.names.clone() });
+            self.misses.note(Miss { parent, name, known: Arc::clone(&self.names) });
         }
         found
     }
@@ -114,7 +114,7 @@ impl Object for StepMark {
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let parent = format!("steps.{}", self.id);
-        self.misses.note(Miss { parent, name: key.to_string(), known: Vec::new() });
+        self.misses.note(Miss { parent, name: key.to_string(), known: Arc::default() });
         None
     }
 

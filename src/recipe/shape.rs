@@ -7,7 +7,7 @@ use super::{
     tree::{Data, Entry, Node},
 };
 use crate::{
-    diagnostic::{Diagnostic, suggest},
+    diagnostic::{Diagnostic, enough, suggest},
     params::{KINDS, Kind, REF_KEY},
 };
 
@@ -40,6 +40,9 @@ pub(crate) fn check_name(sources: &Sources, entry: &Entry, what: &str, out: &mut
 pub(crate) fn defaults(sources: &Sources, root: &Node, out: &mut Vec<Diagnostic>) -> Defaults {
     let mut defaults = Defaults::default();
     for entry in root.get("defaults").and_then(Node::entries).unwrap_or_default() {
+        if enough(out) {
+            break;
+        }
         match entry.key.as_str() {
             "resources" => defaults.resources = Some(entry.value.clone()),
             "timeout" => defaults.timeout = Some(entry.value.clone()),
@@ -92,6 +95,9 @@ fn step(sources: &Sources, entry: &Entry, out: &mut Vec<Diagnostic>) -> Option<S
         );
     }
     for unknown in keys.iter().filter(|key| !STEP_KEYS.contains(&key.key.as_str())) {
+        if enough(out) {
+            return None;
+        }
         let name = unknown.key.as_str();
         let hint = match kind.filter(|kind| kind.has_field(name)) {
             Some(_) => Some(format!("`{name}` belongs under `with`")),

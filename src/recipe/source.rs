@@ -97,9 +97,9 @@ impl Sources {
             line: span.line.max(1) as usize,
             column: span.column.max(1) as usize,
             width: span.width.max(1) as usize,
-            excerpt: excerpt.trim_start_matches('\u{feff}').trim_end_matches('\r').to_owned(),
             ..Diagnostic::of_file(&source.name, message)
         }
+        .excerpt_of(excerpt.trim_start_matches('\u{feff}').trim_end_matches('\r'))
     }
 
     /// `file:line`, for a second place in a message.
@@ -158,9 +158,9 @@ fn read_limited(path: &Path, name: &str) -> Result<String, Diagnostic> {
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
             width: 1,
-            excerpt: String::from_utf8_lossy(excerpt).into_owned(),
             ..Diagnostic::of_file(name, "the recipe is not UTF-8 text")
         }
+        .excerpt_of(&String::from_utf8_lossy(excerpt))
         .hint("save it as UTF-8")
     })
 }

@@ -8,7 +8,7 @@ use super::{
     gemma2::{GEMMA_NAMES, read_gemma, write_gemma},
     sliding_layers,
 };
-use crate::model::{RopeScaling, fields::Fields};
+use crate::model::{RopeScaling, config::MAX_POSITIONS, fields::Fields};
 
 pub(super) const GEMMA3: Architecture = Architecture {
     model_type: "gemma3_text",
@@ -17,11 +17,12 @@ pub(super) const GEMMA3: Architecture = Architecture {
         read_gemma(fields, config)?;
         config.attn_logit_softcapping = fields.number("attn_logit_softcapping")?;
         config.final_logit_softcapping = fields.number("final_logit_softcapping")?;
-        let pattern = ["sliding_window_pattern", "_sliding_window_pattern"];
-        let pattern = pattern.iter().find_map(|name| fields.get(name)?.as_u64()).unwrap_or(6).max(1);
-        config.sliding_layers = sliding_layers(fields, config.num_hidden_layers, |layer| {
-            !(layer as u64 + 1).is_multiple_of(pattern)
-        })?;
+        let mut pattern = 6;
+        for name in ["_sliding_window_pattern", "sliding_window_pattern"] {
+            pattern = fields.optional_size(name, MAX_POSITIONS)?.unwrap_or(pattern);
+        }
+        config.sliding_layers =
+            sliding_layers(fields, config.num_hidden_layers, |layer| !(layer + 1).is_multiple_of(pattern))?;
         // transformers 5 nests one table for each kind of layer; 4 has them side by side.
         let table = |kind: &str| fields.get("rope_parameters")?.get(kind)?.as_object();
         let (global, local) = (table("full_attention"), table("sliding_attention"));

@@ -85,8 +85,8 @@ fn window_in_every_layer(fields: &Fields, config: &mut ModelConfig) -> anyhow::R
     Ok(())
 }
 
-/// `layer_types` as transformers writes it.
+/// `layer_types` as transformers writes it: one for each layer.
 fn layer_types(config: &ModelConfig) -> Value {
-    let name = |sliding: &bool| if *sliding { "sliding_attention" } else { "full_attention" };
-    config.sliding_layers.iter().map(name).collect()
+    let name = |layer| if config.window(layer).is_some() { "sliding_attention" } else { "full_attention" };
+    (0..config.num_hidden_layers).map(name).collect()
 }

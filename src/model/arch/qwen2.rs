@@ -24,16 +24,16 @@ pub(super) fn read_window(fields: &Fields, config: &mut ModelConfig) -> anyhow::
         return Ok(());
     }
     let Some(window) = fields.optional_size("sliding_window", MAX_POSITIONS)? else { return Ok(()) };
-    let first = fields.get("max_window_layers").and_then(Value::as_u64).unwrap_or(28);
+    let first = fields.optional_count("max_window_layers", MAX_POSITIONS)?.unwrap_or(28);
     config.sliding_window = Some(window);
-    config.sliding_layers = sliding_layers(fields, layers, |layer| layer as u64 >= first)?;
+    config.sliding_layers = sliding_layers(fields, layers, |layer| layer >= first)?;
     Ok(())
 }
 
 pub(super) fn write_window(config: &ModelConfig, out: &mut Map<String, Value>) {
-    let slides = config.sliding_layers.iter().filter(|slides| **slides).count();
+    let slides = (0..config.num_hidden_layers).filter(|layer| config.window(*layer).is_some()).count();
     out.insert("use_sliding_window".to_owned(), json!(slides > 0));
-    out.insert("sliding_window".to_owned(), json!(config.sliding_window));
+    out.insert("sliding_window".to_owned(), json!(config.sliding_window.filter(|_| slides > 0)));
     out.insert("max_window_layers".to_owned(), json!(config.num_hidden_layers - slides));
     out.insert("layer_types".to_owned(), layer_types(config));
 }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 
 use super::{blocks::dequantize, cursor::Cursor, metadata::Metadata, tensor_type::TensorType};
-use crate::model::mmap::MappedFile;
+use crate::{error::excerpt, model::mmap::MappedFile};
 
 /// What a GGUF file starts with.
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
@@ -144,7 +144,7 @@ fn read_tensor_entry(cursor: &mut Cursor<'_>, alignment: u64) -> anyhow::Result<
         shape.reverse();
         Ok(TensorEntry { shape, kind, start: usize::try_from(offset)?, bytes })
     }();
-    Ok((name.to_owned(), entry.with_context(|| format!("in tensor `{name}`"))?))
+    Ok((name.to_owned(), entry.with_context(|| format!("in tensor `{}`", excerpt(name)))?))
 }
 
 /// Turns offsets into positions in the file, and checks that tensors lie inside it, apart.
@@ -161,15 +161,16 @@ fn place_tensors(
         let end = start.and_then(|start| start.checked_add(entry.bytes));
         let (Some(start), Some(end)) = (start, end.filter(|&end| end <= file_len)) else {
             bail!(
-                "tensor `{name}` of {} bytes at offset {} lies past the end: the file is cut short",
+                "tensor `{}` of {} bytes at offset {} lies past the end: the file is cut short",
+                excerpt(&name),
                 entry.bytes,
                 entry.start
             );
         };
-        ensure!(start >= free_from, "tensor `{name}` overlaps the one before it");
+        ensure!(start >= free_from, "tensor `{}` overlaps the one before it", excerpt(&name));
         free_from = end;
         entry.start = start;
-        ensure!(!tensors.contains_key(&name), "tensor `{name}` is there twice");
+        ensure!(!tensors.contains_key(&name), "tensor `{}` is there twice", excerpt(&name));
         tensors.insert(name, entry);
     }
     Ok(tensors)

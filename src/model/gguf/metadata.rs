@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, bail, ensure};
 
 use super::cursor::Cursor;
+use crate::error::excerpt;
 
 /// Keys are short; the specification allows 65535 bytes.
 const MAX_KEY: usize = 65_535;
@@ -111,8 +112,9 @@ impl Metadata {
             let value = cursor
                 .u32()
                 .and_then(|kind| read_value(cursor, kind, 0))
-                .with_context(|| format!("in metadata `{key}`"))?;
-            ensure!(pairs.insert(key.to_owned(), value).is_none(), "metadata `{key}` is there twice");
+                .with_context(|| format!("in metadata `{}`", excerpt(key)))?;
+            let twice = pairs.insert(key.to_owned(), value).is_some();
+            ensure!(!twice, "metadata `{}` is there twice", excerpt(key));
         }
         Ok(Self(pairs))
     }

@@ -1,16 +1,16 @@
 //! A GGUF file as a model: its metadata as a configuration, its tensors under Hugging Face names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context as _, bail, ensure};
 
 use super::file::GgufFile;
 use crate::{
-    error::hinted,
+    error::{excerpt, hinted},
     model::{
         RopeScaling,
-        config::{ModelConfig, RopePairs},
-        weights::WeightSource,
+        config::{MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, ModelConfig, RopePairs},
+        weights::{WeightSource, expected_tensors, layer_of},
     },
 };
 
@@ -35,10 +35,21 @@ impl GgufWeights {
                 continue;
             }
             let hf_name = hf_name(name)
-                .with_context(|| format!("tensor `{name}` belongs to no LLaMA or Qwen2 model"))?;
+                .with_context(|| format!("tensor `{}` belongs to no LLaMA or Qwen2 model", excerpt(name)))?;
             names.insert(hf_name, name.to_owned());
         }
         let config = read_config(&file)?;
+        let one_layer = ModelConfig { num_hidden_layers: 1, ..config.clone() };
+        let known: HashSet<String> = expected_tensors(&one_layer).into_iter().map(|(name, _)| name).collect();
+        let has_place = |name: &str| match layer_of(name) {
+            Some((layer, rest)) => {
+                layer < config.num_hidden_layers && known.contains(&format!("model.layers.0.{rest}"))
+            }
+            None => known.contains(name),
+        };
+        if let Some((_, extra)) = names.iter().find(|(hf_name, _)| !has_place(hf_name)) {
+            bail!("tensor `{extra}` has no place in a model of {} layers", config.num_hidden_layers);
+        }
         Ok((config, Self { file, names }))
     }
 
@@ -75,7 +86,8 @@ fn hf_name(name: &str) -> Option<String> {
         _ => {}
     }
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    let layer: u32 = layer.parse().ok()?;
+    // Two spellings of a number must not stand for one layer.
+    let layer: u32 = layer.parse().ok().filter(|number: &u32| number.to_string() == layer)?;
     let (module, kind) = rest.rsplit_once('.')?;
     let module = match module {
         "attn_norm" => "input_layernorm",
@@ -99,6 +111,12 @@ fn rope_scaling(file: &GgufFile, head_dim: usize, theta: f64) -> anyhow::Result<
     if file.tensor_shape(ROPE_FREQUENCIES).is_none() {
         return Ok(RopeScaling::None);
     }
+    // The width of a head is only what the metadata says; the tensor is in the file.
+    let length = file.tensor_shape(ROPE_FREQUENCIES).unwrap_or_default();
+    ensure!(
+        [head_dim / 2] == length,
+        "tensor `{ROPE_FREQUENCIES}` has shape {length:?}, but heads are {head_dim} wide"
+    );
     let found = file.load_tensor(ROPE_FREQUENCIES)?;
     let published = [8.0, 32.0].map(|factor| RopeScaling::Llama3 {
         factor,
@@ -128,42 +146,51 @@ fn read_config(file: &GgufFile) -> anyhow::Result<ModelConfig> {
         metadata.text("general.architecture")?.context("the file has no metadata `general.architecture`")?;
     if !matches!(architecture, "llama" | "qwen2") {
         return Err(hinted(
-            format!("architecture `{architecture}` is not supported"),
+            format!("`general.architecture` `{}` is not supported", excerpt(architecture)),
             "known ones: llama, qwen2",
         ));
     }
     let key = |name: &str| format!("{architecture}.{name}");
-    let whole = |name: &str| -> anyhow::Result<Option<usize>> {
-        let value = metadata.whole(&key(name))?;
-        value.map(|n| usize::try_from(n).with_context(|| format!("`{}` is too large", key(name)))).transpose()
+    let whole = |name: &str, max: usize| -> anyhow::Result<Option<usize>> {
+        let Some(value) = metadata.whole(&key(name))? else { return Ok(None) };
+        let size = usize::try_from(value).ok().filter(|size| (1..=max).contains(size));
+        size.map(Some).with_context(|| {
+            format!("metadata `{}` must lie between 1 and {max}, found `{value}`", key(name))
+        })
     };
-    let required = |name: &str| -> anyhow::Result<usize> {
-        whole(name)?.with_context(|| format!("the file has no metadata `{}`", key(name)))
+    let required = |name: &str, max: usize| -> anyhow::Result<usize> {
+        whole(name, max)?.with_context(|| format!("the file has no metadata `{}`", key(name)))
     };
 
-    if whole("expert_count")?.unwrap_or(0) > 0 {
-        bail!("mixtures of experts are not supported");
+    if metadata.whole(&key("expert_count"))?.unwrap_or(0) > 0 {
+        bail!("mixtures of experts (`{}`) are not supported", key("expert_count"));
     }
     if let Some(kind) = metadata.text(&key("rope.scaling.type"))?
         && kind != "none"
     {
-        bail!("rotary scaling `{kind}` is not supported; only the default rotary positions are computed");
+        bail!(
+            "`{}` `{}` is not supported; only the default rotary positions are computed",
+            key("rope.scaling.type"),
+            excerpt(kind)
+        );
     }
 
-    let hidden_size = required("embedding_length")?;
-    let num_attention_heads = required("attention.head_count")?;
-    let head_dim = match whole("attention.key_length")? {
+    let hidden_size = required("embedding_length", MAX_WIDTH)?;
+    let num_attention_heads = required("attention.head_count", MAX_HEADS)?;
+    let head_dim = match whole("attention.key_length", MAX_HEAD_DIM)? {
         Some(width) => width,
         None => {
             ensure!(
-                num_attention_heads > 0 && hidden_size.is_multiple_of(num_attention_heads),
-                "the width {hidden_size} is not a multiple of the {num_attention_heads} heads"
+                hidden_size.is_multiple_of(num_attention_heads),
+                "`{}` {hidden_size} is not a multiple of `{}` {num_attention_heads}",
+                key("embedding_length"),
+                key("attention.head_count")
             );
             hidden_size / num_attention_heads
         }
     };
     for name in ["attention.value_length", "rope.dimension_count"] {
-        if let Some(width) = whole(name)?
+        if let Some(width) = whole(name, MAX_HEAD_DIM)?
             && width != head_dim
         {
             bail!("metadata `{}` is {width}, but heads are {head_dim} wide", key(name));
@@ -195,12 +222,12 @@ fn read_config(file: &GgufFile) -> anyhow::Result<ModelConfig> {
         model_type: architecture.to_owned(),
         vocab_size: vocab_size.context("the file has no tensor `token_embd.weight`")?,
         hidden_size,
-        intermediate_size: required("feed_forward_length")?,
-        num_hidden_layers: required("block_count")?,
+        intermediate_size: required("feed_forward_length", MAX_WIDTH)?,
+        num_hidden_layers: required("block_count", MAX_LAYERS)?,
         num_attention_heads,
-        num_key_value_heads: whole("attention.head_count_kv")?.unwrap_or(num_attention_heads),
+        num_key_value_heads: whole("attention.head_count_kv", MAX_HEADS)?.unwrap_or(num_attention_heads),
         head_dim,
-        max_position_embeddings: required("context_length")?,
+        max_position_embeddings: required("context_length", MAX_POSITIONS)?,
         rms_norm_eps: metadata.number(&key("attention.layer_norm_rms_epsilon"))?.with_context(|| {
             format!("the file has no metadata `{}`", key("attention.layer_norm_rms_epsilon"))
         })?,
@@ -235,6 +262,8 @@ mod tests {
             ("blk.3.ffn_norm.bias", None),
             ("blk.3.ffn_gate_inp.weight", None),
             ("blk.x.attn_q.weight", None),
+            ("blk.01.attn_q.weight", None),
+            ("blk.+1.attn_q.weight", None),
             ("blk.0.attn_q.scale", None),
             ("position_embd.weight", None),
         ] {

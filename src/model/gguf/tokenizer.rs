@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::file::GgufFile;
 use crate::{
-    error::hinted,
+    error::{excerpt, hinted},
     model::tokenizer_json::{AddedToken, Around, PreTokenizer, ScoredToken, byte_level, scored},
 };
 
@@ -29,7 +29,12 @@ pub(crate) fn tokenizer_files(file: &GgufFile) -> anyhow::Result<(Value, Value)>
         Some(types) => types,
         None => vec![NORMAL; tokens.len()],
     };
-    ensure!(types.len() == tokens.len(), "{} tokens have {} types", tokens.len(), types.len());
+    ensure!(
+        types.len() == tokens.len(),
+        "`tokenizer.ggml.tokens` has {} entries, but `tokenizer.ggml.token_type` {}",
+        tokens.len(),
+        types.len()
+    );
     let added: Vec<AddedToken> = tokens
         .iter()
         .zip(&types)
@@ -63,7 +68,9 @@ pub(crate) fn tokenizer_files(file: &GgufFile) -> anyhow::Result<(Value, Value)>
                 .iter()
                 .map(|merge| {
                     let at = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
-                    let at = at.with_context(|| format!("merge `{merge}` is not two tokens"))?;
+                    let at = at.with_context(|| {
+                        format!("`{}` in `tokenizer.ggml.merges` is not two tokens", excerpt(merge))
+                    })?;
                     Ok((&merge[..at], &merge[at + 1..]))
                 })
                 .collect::<anyhow::Result<_>>()?;
@@ -74,7 +81,12 @@ pub(crate) fn tokenizer_files(file: &GgufFile) -> anyhow::Result<(Value, Value)>
             let scores = metadata
                 .floats(bytes, "tokenizer.ggml.scores")?
                 .context("the file has no metadata `tokenizer.ggml.scores`")?;
-            ensure!(scores.len() == tokens.len(), "{} tokens have {} scores", tokens.len(), scores.len());
+            ensure!(
+                scores.len() == tokens.len(),
+                "`tokenizer.ggml.tokens` has {} entries, but `tokenizer.ggml.scores` {}",
+                tokens.len(),
+                scores.len()
+            );
             let scored_tokens: Vec<ScoredToken> = tokens
                 .iter()
                 .zip(&scores)
@@ -90,7 +102,9 @@ pub(crate) fn tokenizer_files(file: &GgufFile) -> anyhow::Result<(Value, Value)>
             let add_bos = flag("add_bos_token")?.unwrap_or(true);
             scored(&scored_tokens, unknown, prefix_space, &added, around(add_bos))?
         }
-        other => bail!("tokenizer model `{other}` is not supported, only `gpt2` and `llama`"),
+        other => {
+            bail!("`tokenizer.ggml.model` `{}` is not supported, only `gpt2` and `llama`", excerpt(other))
+        }
     };
 
     let mut config = json!({
@@ -117,7 +131,7 @@ fn pre_tokenizer(name: &str) -> anyhow::Result<PreTokenizer> {
         "llama-bpe" | "llama3" | "llama-v3" => Ok(PreTokenizer::Llama3),
         "qwen2" | "deepseek-r1-qwen" => Ok(PreTokenizer::Qwen2),
         other => Err(hinted(
-            format!("the file's pre-tokenizer `{other}` is not known"),
+            format!("`tokenizer.ggml.pre` `{}` is not known", excerpt(other)),
             "known ones: default, gpt-2, smollm, starcoder, refact, command-r, llama-bpe, qwen2, deepseek-r1-qwen; \
              or give the model's own tokenizer.json with `tokenizer:`",
         )),

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AdapterParams,
-    common::{ArtifactRef, DeviceName, Dtype, Problem, StepParams},
+    common::{ArtifactRef, Dtype, Problem, StepParams},
+    device_name::DeviceName,
 };
 
 /// Parameters of a `train` step.
@@ -244,6 +245,7 @@ impl StepParams for TrainParams {
         problems.extend(below_one("trans_peft.pc", self.trans_peft.pc));
         problems.extend(below_one("trans_peft.pi", self.trans_peft.pi));
         problems.extend(self.adapter.check());
+        problems.extend(self.device.check());
         problems
     }
 }
@@ -255,6 +257,8 @@ impl StepParams for PretrainParams {
         "Continue pre-training all parameters on text: makes the next version of a base.";
 
     fn check(&self) -> Vec<Problem> {
-        self.optimizer.check()
+        let mut problems = self.optimizer.check();
+        problems.extend(self.device.check());
+        problems
     }
 }

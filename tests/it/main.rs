@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod check;
+mod devices;
 mod hub;
 mod hub_run;
 mod hub_server;

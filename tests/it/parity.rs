@@ -197,6 +197,7 @@ fn every_kind_of_peft_adapter_gives_the_same_logits() {
 
 #[test]
 fn what_an_adapter_asks_for_is_never_ignored() {
+    let device = &Device::flex();
     let dir = tempfile::tempdir().unwrap();
     let original = std::fs::read_to_string(fixture("llama-rslora/adapter_config.json")).unwrap();
     std::fs::copy(

@@ -57,6 +57,9 @@ pub enum Command {
     /// Print the log of a step's result.
     #[command(after_help = "Example:\n  evergraft log 'train[method=lora,seed=1]' -f recipe.yaml")]
     Log(StepSelector),
+    /// List the devices that this program can compute on here, the best first.
+    #[command(after_help = "Example:\n  evergraft devices")]
+    Devices(DevicesArgs),
     /// Print the JSON Schema of recipes, for editors.
     #[command(
         after_help = "Example:\n  evergraft schema > recipe.schema.json\n  # then begin recipes with: # yaml-language-server: $schema=recipe.schema.json"
@@ -177,6 +180,14 @@ pub struct ListArgs {
     /// Which recipe.
     #[command(flatten)]
     pub recipe: RecipeArgs,
+    /// Output form.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `devices`.
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
     /// Output form.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

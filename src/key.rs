@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    device,
     digest::Digest,
     params::{Address, REF_KEY, file_name},
     plan::StepNode,
@@ -62,7 +63,7 @@ impl StepKey {
         replace(&mut params, inputs, files, with_name);
         name_web_files(&mut params, node, with_name);
         if let Some(device) = params.get_mut("device") {
-            *device = json!(device_class(device.as_str().unwrap_or_default()));
+            *device = json!(device_class(device));
         }
         let mut printed = Vec::new();
         if node.kind.name == "report" {
@@ -160,11 +161,8 @@ fn name_web_files(params: &mut Value, node: &StepNode, with_name: bool) {
     }
 }
 
-fn device_class(name: &str) -> &str {
-    match name {
-        "auto" => "flex",
-        other => other,
-    }
+fn device_class(name: &Value) -> &'static str {
+    device::class(serde_json::from_value(name.clone()).expect("`check` has read the name"))
 }
 
 fn replace(

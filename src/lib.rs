@@ -13,6 +13,7 @@ pub mod cancel;
 pub mod cli;
 pub mod commands;
 pub mod data;
+pub mod device;
 pub mod diagnostic;
 pub mod digest;
 pub mod env;

@@ -2,6 +2,7 @@
 
 mod cache;
 mod check;
+mod devices;
 mod estimate;
 mod explain;
 mod graph;
@@ -60,6 +61,7 @@ fn dispatch(cli: &Cli) -> Result<(), Error> {
         Command::Explain(args) => explain::run(cli, args),
         Command::Graph(args) => graph::run(args),
         Command::Log(args) => log::run(cli, args),
+        Command::Devices(args) => devices::run(args),
         Command::Schema => schema::run(),
         Command::Ls(args) => ls::run(cli, args),
         Command::Cache(command) => cache::run(cli, command),

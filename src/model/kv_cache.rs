@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{ModelConfig, device::tensor_dtype};
+use super::{ModelConfig, cast::tensor_dtype};
 use crate::params::Dtype;
 
 /// Room for `capacity` tokens in every layer, allocated once.

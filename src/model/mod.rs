@@ -10,7 +10,6 @@ mod chat_dialect;
 mod chat_template;
 mod config;
 mod decoder;
-pub mod device;
 mod ffn;
 mod fields;
 mod files;

@@ -14,7 +14,7 @@ use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
 use super::{
-    device::tensor_dtype,
+    cast::tensor_dtype,
     files::read_json,
     mmap::{MappedFile, MappedSlice},
     safetensors_header::Header,

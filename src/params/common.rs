@@ -142,18 +142,6 @@ pub(super) fn leaves_its_folder(path: &str) -> bool {
     path.is_empty() || !std::path::Path::new(path).components().all(inside)
 }
 
-/// Where tensors live and are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-pub enum DeviceName {
-    /// The best device that is present and compiled in.
-    #[default]
-    #[serde(rename = "auto")]
-    Auto,
-    /// Pure-Rust CPU.
-    #[serde(rename = "flex", alias = "cpu")]
-    Flex,
-}
-
 /// The number format of weights, in memory or on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Dtype {

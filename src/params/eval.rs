@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    common::{ArtifactRef, DeviceName, Dtype, Problem, StepParams},
+    common::{ArtifactRef, Dtype, Problem, StepParams},
+    device_name::DeviceName,
     tokenize::PromptTemplate,
 };
 
@@ -102,6 +103,7 @@ impl StepParams for EvalParams {
         if self.limit == Some(0) {
             problems.push(Problem::new("limit", "must be at least 1"));
         }
+        problems.extend(self.device.check());
         let mut seen = std::collections::BTreeSet::new();
         for (index, task) in self.tasks.iter().enumerate() {
             let name = &task.name;

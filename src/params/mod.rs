@@ -10,6 +10,7 @@ mod base;
 mod command;
 mod common;
 mod dataset;
+mod device_name;
 mod eval;
 mod kind;
 mod merge;
@@ -28,8 +29,9 @@ pub use address::{
 };
 pub use base::{BaseParams, RandomInit, TokenizerTraining};
 pub use command::CommandParams;
-pub use common::{ArtifactRef, DeviceName, Dtype, Problem, REF_KEY, RemoteFields, SourceFile, StepParams};
+pub use common::{ArtifactRef, Dtype, Problem, REF_KEY, RemoteFields, SourceFile, StepParams};
 pub use dataset::{ArtifactFile, DatasetFormat, DatasetParams, Sources};
+pub use device_name::DeviceName;
 pub use eval::{COMMONSENSE_LABELS, EvalParams, TaskSpec, known_tasks};
 pub use kind::{KINDS, Kind, Parsed};
 pub use merge::MergeParams;

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AdapterParams,
-    common::{ArtifactRef, DeviceName, Dtype, Problem, StepParams},
+    common::{ArtifactRef, Dtype, Problem, StepParams},
+    device_name::DeviceName,
 };
 
 /// Parameters of a `train` step.
@@ -235,6 +236,7 @@ impl StepParams for TrainParams {
                 "gradients underflow in f16 without loss scaling; train in `bf16` or `f32`",
             ));
         }
+        problems.extend(self.device.check());
         problems
     }
 }
@@ -253,6 +255,7 @@ impl StepParams for PretrainParams {
                 "all weights are trained, which needs `f32`; `save_dtype` rounds them in the end",
             ));
         }
+        problems.extend(self.device.check());
         problems
     }
 }

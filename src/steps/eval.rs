@@ -20,10 +20,11 @@ use crate::{
         Row,
         prompt::{commonsense_eval_prompt, prompt},
     },
+    device,
     digest::Digest,
     error::hinted,
     eval::{GenerateOptions, Gsm8kFilter, LabelExtractor, STOP_STRINGS, cut_at_stop_string, generate, stats},
-    model::{Chat, device},
+    model::Chat,
     params::{COMMONSENSE_LABELS, EvalParams, PromptTemplate, TaskSpec},
 };
 
@@ -31,7 +32,7 @@ use crate::{
 const TASK_VERSION: u32 = 1;
 
 pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> {
-    let loaded = load_for_eval(ctx.input(&params.model)?, &device::resolve(params.device), params.dtype)?;
+    let loaded = load_for_eval(ctx.input(&params.model)?, &device::resolve(params.device)?, params.dtype)?;
     let trained_with = trained_prompt(ctx.input(&params.model)?, loaded.adapter.as_ref());
     let mut tasks = Vec::new();
     for spec in &params.tasks {

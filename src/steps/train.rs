@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{StepContext, metrics::MetricsLog, model_input::load_base};
 use crate::{
     data::TokenSet,
-    model::device,
+    device,
     params::TrainParams,
     peft::Adapter,
     train::{Subject, Trainer},
@@ -15,7 +15,7 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
     let base = ctx.input(&params.base)?;
     let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
     let (mut model, tokenizer) =
-        load_base(&base.path, &device::resolve(params.device).autodiff(), params.dtype)?;
+        load_base(&base.path, &device::resolve(params.device)?.autodiff(), params.dtype)?;
     tokens.check_vocabulary(model.config.vocab_size)?;
     tokens.check_length(model.max_positions())?;
     let adapter = Adapter::new(&params.adapter);

@@ -55,6 +55,13 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "model", "peft", "key",
         ],
     ),
+    (
+        "device",
+        &[
+            "recipe", "plan", "cache", "exec", "steps", "commands", "cli", "report", "train", "eval",
+            "model", "peft", "key", "data", "hub", "progress",
+        ],
+    ),
     ("key", &["recipe", "cache", "exec", "commands", "cli", "report", "train", "eval", "model", "peft"]),
     (
         "cancel",

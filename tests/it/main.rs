@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod check;
+mod devices;
 mod hostile;
 mod hub;
 mod hub_run;

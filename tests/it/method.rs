@@ -12,7 +12,7 @@ use evergraft::{
     train::{Subject, Trainer, Update, cross_entropy},
 };
 
-use crate::tiny;
+use crate::{devices::on_every_device, tiny};
 
 fn rates(pc: f64, pi: f64) -> TransPeftParams {
     TransPeftParams { pc, pi, mask: MaskKind::Element }
@@ -22,49 +22,71 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec().unwrap()
 }
 
-fn masked(hook: &TransPeft, layer: usize, shape: [usize; 2]) -> Vec<f32> {
-    values(hook.ffn_product(layer, Tensor::full(shape, 1.75, &Device::flex())))
+/// What a hook makes of a product that is 1.75 everywhere.
+fn masked(hook: &TransPeft, layer: usize, shape: [usize; 2], device: &Device) -> Vec<f32> {
+    values(hook.ffn_product(layer, Tensor::full(shape, 1.75, device)))
 }
 
-fn draw(params: &TransPeftParams, step: usize, micro_batch: usize, layers: usize) -> TransPeft {
-    TransPeft::draw(params, 0.0, 11, step, micro_batch, layers, &Device::flex())
+fn draw(
+    params: &TransPeftParams,
+    step: usize,
+    micro_batch: usize,
+    layers: usize,
+    device: &Device,
+) -> TransPeft {
+    TransPeft::draw(params, 0.0, 11, step, micro_batch, layers, device)
 }
 
 #[test]
 fn the_mask_zeroes_at_its_rate_and_keeps_the_rest_exactly() {
-    let kept = masked(&draw(&rates(0.0, 0.1), 0, 0, 1), 0, [1000, 1000]);
-    let zeros = kept.iter().filter(|v| **v == 0.0).count();
-    assert!((zeros as f64 / 1e6 - 0.1).abs() < 0.0015, "{zeros} of a million");
-    assert!(kept.iter().all(|v| *v == 0.0 || v.to_bits() == 1.75f32.to_bits()), "no rescaling");
+    on_every_device(|device| {
+        let kept = masked(&draw(&rates(0.0, 0.1), 0, 0, 1, device), 0, [1000, 1000], device);
+        let zeros = kept.iter().filter(|v| **v == 0.0).count();
+        assert!((zeros as f64 / 1e6 - 0.1).abs() < 0.0015, "{zeros} of a million");
+        assert!(kept.iter().all(|v| *v == 0.0 || v.to_bits() == 1.75f32.to_bits()), "no rescaling");
+    });
 }
 
 #[test]
 fn masks_differ_between_tokens_layers_steps_and_micro_batches() {
-    let params = rates(0.0, 0.5);
-    let base = masked(&draw(&params, 0, 0, 2), 0, [2, 64]);
-    assert_ne!(base[..64], base[64..], "tokens");
-    assert_eq!(base, masked(&draw(&params, 0, 0, 2), 0, [2, 64]), "a recomputation repeats the mask");
-    assert_ne!(base, masked(&draw(&params, 0, 0, 2), 1, [2, 64]), "layers");
-    assert_ne!(base, masked(&draw(&params, 1, 0, 2), 0, [2, 64]), "steps");
-    assert_ne!(base, masked(&draw(&params, 0, 1, 2), 0, [2, 64]), "micro-batches");
+    on_every_device(|device| {
+        let params = rates(0.0, 0.5);
+        let base = masked(&draw(&params, 0, 0, 2, device), 0, [2, 64], device);
+        assert_ne!(base[..64], base[64..], "tokens");
+        assert_eq!(
+            base,
+            masked(&draw(&params, 0, 0, 2, device), 0, [2, 64], device),
+            "a recomputation repeats the mask"
+        );
+        assert_ne!(base, masked(&draw(&params, 0, 0, 2, device), 1, [2, 64], device), "layers");
+        assert_ne!(base, masked(&draw(&params, 1, 0, 2, device), 0, [2, 64], device), "steps");
+        assert_ne!(base, masked(&draw(&params, 0, 1, 2, device), 0, [2, 64], device), "micro-batches");
+    });
 }
 
 #[test]
 fn a_neuron_mask_is_one_pattern_for_all_tokens() {
-    let params = TransPeftParams { mask: MaskKind::Neuron, ..rates(0.0, 0.5) };
-    let mask = masked(&draw(&params, 0, 0, 1), 0, [3, 64]);
-    assert_eq!(mask[..64], mask[64..128]);
-    assert!(mask.contains(&0.0) && mask.contains(&1.75));
-    assert_eq!(mask, masked(&draw(&params, 0, 3, 1), 0, [3, 64]), "of the whole optimizer step");
-    assert_ne!(mask, masked(&draw(&params, 1, 0, 1), 0, [3, 64]), "steps");
+    on_every_device(|device| {
+        let params = TransPeftParams { mask: MaskKind::Neuron, ..rates(0.0, 0.5) };
+        let mask = masked(&draw(&params, 0, 0, 1, device), 0, [3, 64], device);
+        assert_eq!(mask[..64], mask[64..128]);
+        assert!(mask.contains(&0.0) && mask.contains(&1.75));
+        assert_eq!(
+            mask,
+            masked(&draw(&params, 0, 3, 1, device), 0, [3, 64], device),
+            "of the whole optimizer step"
+        );
+        assert_ne!(mask, masked(&draw(&params, 1, 0, 1, device), 0, [3, 64], device), "steps");
+    });
 }
 
 #[test]
 fn drops_have_the_expected_count() {
+    let device = &Device::flex(); // Drops are drawn on the host.
     for (pc, mean, none) in [(0.1, 2.8, 0.0523), (0.2, 5.6, 0.0019)] {
         let n = 20_000;
         let counts: Vec<usize> = (0..n)
-            .map(|step| draw(&rates(pc, 0.0), step, 0, 28).dropped().iter().filter(|d| **d).count())
+            .map(|step| draw(&rates(pc, 0.0), step, 0, 28, device).dropped().iter().filter(|d| **d).count())
             .collect();
         let got = counts.iter().sum::<usize>() as f64 / n as f64;
         assert!((got - mean).abs() < 0.06, "pc {pc}: {got} dropped on average, not {mean}");
@@ -79,13 +101,14 @@ fn batch(model: &Decoder) -> TokenBatch {
 
 #[test]
 fn with_both_rates_zero_the_pass_is_the_plain_one_bit_for_bit() {
-    let device = Device::flex();
-    let model = tiny::decoder(3, &device);
-    let plain = values(model.hidden(&batch(&model), None, &Untouched));
-    let hook = draw(&rates(0.0, 0.0), 5, 1, 3);
-    assert_eq!(plain, values(model.hidden(&batch(&model), None, &hook)));
-    let hook = draw(&rates(0.0, 0.3), 5, 1, 3);
-    assert_ne!(plain, values(model.hidden(&batch(&model), None, &hook)), "a mask must do something");
+    on_every_device(|device| {
+        let model = tiny::decoder(3, device);
+        let plain = values(model.hidden(&batch(&model), None, &Untouched));
+        let hook = draw(&rates(0.0, 0.0), 5, 1, 3, device);
+        assert_eq!(plain, values(model.hidden(&batch(&model), None, &hook)));
+        let hook = draw(&rates(0.0, 0.3), 5, 1, 3, device);
+        assert_ne!(plain, values(model.hidden(&batch(&model), None, &hook)), "a mask must do something");
+    });
 }
 
 /// Drops the FFNs of some layers; notes which FFNs ran.
@@ -106,15 +129,16 @@ impl ForwardHook for Dropping {
 
 #[test]
 fn a_dropped_ffn_leaves_the_residual_and_attention_and_is_not_computed() {
-    let device = Device::flex();
-    let mut model = tiny::decoder(3, &device);
-    let hook = Dropping { layers: vec![1], ran: RefCell::default() };
-    let dropped = values(model.hidden(&batch(&model), None, &hook));
-    assert_eq!(*hook.ran.borrow(), [0, 2]);
-    // x + a without the FFN is what the layer gives when its down projection is zero.
-    let down = &mut model.layers[1].ffn.down_proj.weight;
-    *down = down.zeros_like();
-    assert_eq!(dropped, values(model.hidden(&batch(&model), None, &Untouched)));
+    on_every_device(|device| {
+        let mut model = tiny::decoder(3, device);
+        let hook = Dropping { layers: vec![1], ran: RefCell::default() };
+        let dropped = values(model.hidden(&batch(&model), None, &hook));
+        assert_eq!(*hook.ran.borrow(), [0, 2]);
+        // x + a without the FFN is what the layer gives when its down projection is zero.
+        let down = &mut model.layers[1].ffn.down_proj.weight;
+        *down = down.zeros_like();
+        assert_eq!(dropped, values(model.hidden(&batch(&model), None, &Untouched)));
+    });
 }
 
 fn adapter(targets: &[&str]) -> AdapterParams {
@@ -129,62 +153,68 @@ fn adapter(targets: &[&str]) -> AdapterParams {
 
 #[test]
 fn a_fresh_adapter_changes_nothing_and_has_pefts_initialisation() {
-    let device = Device::flex();
-    let mut model = tiny::decoder(2, &device);
-    let plain = values(model.hidden(&batch(&model), None, &Untouched));
-    let count = Adapter::new(&adapter(&["q_proj", "down_proj"])).attach_new(&mut model, 1).unwrap();
-    assert_eq!(count, 2 * 4 * ((16 + 16) + (24 + 16)));
-    assert_eq!(plain, values(model.hidden(&batch(&model), None, &Untouched)));
-    for param in model.adapter_params() {
-        let (value, bound) = (values(param.value()), 1.0 / (param.shape()[1] as f32).sqrt());
-        if param.name.ends_with("lora_B.weight") {
-            assert!(value.iter().all(|v| *v == 0.0));
-        } else {
-            assert!(value.iter().all(|v| v.abs() <= bound), "{}", param.name);
-            assert!(value.iter().any(|v| v.abs() > 0.8 * bound), "{}", param.name);
+    on_every_device(|device| {
+        let mut model = tiny::decoder(2, device);
+        let plain = values(model.hidden(&batch(&model), None, &Untouched));
+        let count = Adapter::new(&adapter(&["q_proj", "down_proj"])).attach_new(&mut model, 1).unwrap();
+        assert_eq!(count, 2 * 4 * ((16 + 16) + (24 + 16)));
+        assert_eq!(plain, values(model.hidden(&batch(&model), None, &Untouched)));
+        for param in model.adapter_params() {
+            let (value, bound) = (values(param.value()), 1.0 / (param.shape()[1] as f32).sqrt());
+            if param.name.ends_with("lora_B.weight") {
+                assert!(value.iter().all(|v| *v == 0.0));
+            } else {
+                assert!(value.iter().all(|v| v.abs() <= bound), "{}", param.name);
+                assert!(value.iter().any(|v| v.abs() > 0.8 * bound), "{}", param.name);
+            }
         }
-    }
-    let error = Adapter::new(&adapter(&["q_porj"])).attach_new(&mut model, 1).unwrap_err();
-    assert!(error.to_string().contains("`q_porj`"), "{error}");
+        let error = Adapter::new(&adapter(&["q_porj"])).attach_new(&mut model, 1).unwrap_err();
+        assert!(error.to_string().contains("`q_porj`"), "{error}");
+    });
 }
 
 #[test]
 fn the_adapter_of_a_dropped_ffn_gets_no_gradient() {
-    let device = Device::flex().autodiff();
-    let mut model = tiny::decoder(2, &device);
-    Adapter::new(&adapter(&["v_proj", "up_proj"])).attach_new(&mut model, 1).unwrap();
-    for mut param in model.adapter_params() {
-        let value = param.value();
-        param.set_leaf(value);
-    }
-    let hook = Dropping { layers: vec![0], ran: RefCell::default() };
-    let tape = model.hidden(&batch(&model), None, &hook).sum().backward();
-    let with_grad: Vec<(String, bool)> =
-        model.adapter_params().iter().map(|p| (p.name.clone(), p.grad(&tape).is_some())).collect();
-    for (name, has) in with_grad {
-        assert_eq!(has, !name.contains("layers.0.mlp"), "{name}");
-    }
+    on_every_device(|device| {
+        let device = &device.clone().autodiff();
+        let mut model = tiny::decoder(2, device);
+        Adapter::new(&adapter(&["v_proj", "up_proj"])).attach_new(&mut model, 1).unwrap();
+        for mut param in model.adapter_params() {
+            let value = param.value();
+            param.set_leaf(value);
+        }
+        let hook = Dropping { layers: vec![0], ran: RefCell::default() };
+        let tape = model.hidden(&batch(&model), None, &hook).sum().backward();
+        let with_grad: Vec<(String, bool)> =
+            model.adapter_params().iter().map(|p| (p.name.clone(), p.grad(&tape).is_some())).collect();
+        for (name, has) in with_grad {
+            assert_eq!(has, !name.contains("layers.0.mlp"), "{name}");
+        }
+    });
 }
 
 #[test]
 fn masked_channels_reach_neither_the_base_nor_the_adapter_of_the_down_projection() {
-    let device = Device::flex();
-    let mut model = tiny::decoder(1, &device);
-    Adapter::new(&adapter(&["down_proj"])).attach_new(&mut model, 1).unwrap();
-    let down = &mut model.layers[0].ffn.down_proj;
-    let lora = down.lora.as_mut().unwrap();
-    lora.b = Tensor::ones(lora.b.dims(), &device);
-    let zeros = Tensor::zeros([2, 24], &device);
-    assert!(values(down.forward(zeros, 0, &Untouched)).iter().all(|v| *v == 0.0));
+    on_every_device(|device| {
+        let mut model = tiny::decoder(1, device);
+        Adapter::new(&adapter(&["down_proj"])).attach_new(&mut model, 1).unwrap();
+        let down = &mut model.layers[0].ffn.down_proj;
+        let lora = down.lora.as_mut().unwrap();
+        lora.b = Tensor::ones(lora.b.dims(), device);
+        let zeros = Tensor::zeros([2, 24], device);
+        assert!(values(down.forward(zeros, 0, &Untouched)).iter().all(|v| *v == 0.0));
+    });
 }
 
 /// The closed-form loss against Burn's autodiff over full logits.
 #[test]
 fn loss_and_gradients_equal_autodiff() {
-    let device = Device::flex().autodiff();
-    for cap in [None, Some(2.0)] {
-        loss_equals_autodiff(&device, cap);
-    }
+    on_every_device(|device| {
+        let device = &device.clone().autodiff();
+        for cap in [None, Some(2.0)] {
+            loss_equals_autodiff(&device, cap);
+        }
+    });
 }
 
 /// `cap` is Gemma's soft cap of the logits.
@@ -231,8 +261,13 @@ fn rows() -> TokenSet {
     set
 }
 
-fn train(subject: Subject, params: &OptimizerParams, tokens: &TokenSet) -> (Decoder, Vec<Update>) {
-    let mut model = tiny::decoder(2, &Device::flex().autodiff());
+fn train(
+    subject: Subject,
+    params: &OptimizerParams,
+    tokens: &TokenSet,
+    device: &Device,
+) -> (Decoder, Vec<Update>) {
+    let mut model = tiny::decoder(2, &device.clone().autodiff());
     if let Subject::Adapter { .. } = subject {
         Adapter::new(&adapter(&["q_proj", "v_proj", "up_proj", "down_proj"]))
             .attach_new(&mut model, 5)
@@ -267,50 +302,67 @@ fn quick() -> OptimizerParams {
 
 #[test]
 fn training_is_a_function_of_its_seed() {
-    let subject = Subject::Adapter { trans_peft: rates(0.3, 0.2), lora_dropout: 0.1 };
-    let (mut one, updates) = train(subject.clone(), &quick(), &rows());
-    let (mut two, _) = train(subject, &quick(), &rows());
-    assert_eq!(weights(&mut one), weights(&mut two));
-    assert!(updates.iter().any(|update| update.dropped_ffns > 0));
+    on_every_device(|device| {
+        let subject = Subject::Adapter { trans_peft: rates(0.3, 0.2), lora_dropout: 0.1 };
+        let (mut one, updates) = train(subject.clone(), &quick(), &rows(), device);
+        let (mut two, _) = train(subject, &quick(), &rows(), device);
+        assert_eq!(weights(&mut one), weights(&mut two));
+        assert!(updates.iter().any(|update| update.dropped_ffns > 0));
+    });
 }
 
 #[test]
 fn an_adapter_learns_while_its_base_stays_frozen() {
-    let plain = Subject::Adapter { trans_peft: rates(0.0, 0.0), lora_dropout: 0.0 };
-    let params = OptimizerParams { max_steps: Some(120), ..quick() };
-    let (mut model, updates) = train(plain, &params, &rows());
-    let (first, last) = (updates[0].loss, updates.last().unwrap().loss);
-    assert!(last < 0.5 * first, "{first} -> {last}");
-    let base =
-        |model: &mut Decoder| model.params().into_iter().map(|p| values(p.value())).collect::<Vec<_>>();
-    assert_eq!(base(&mut model), base(&mut tiny::decoder(2, &Device::flex())));
+    on_every_device(|device| {
+        let plain = Subject::Adapter { trans_peft: rates(0.0, 0.0), lora_dropout: 0.0 };
+        let params = OptimizerParams { max_steps: Some(120), ..quick() };
+        let (mut model, updates) = train(plain, &params, &rows(), device);
+        let (first, last) = (updates[0].loss, updates.last().unwrap().loss);
+        assert!(last < 0.5 * first, "{first} -> {last}");
+        let base =
+            |model: &mut Decoder| model.params().into_iter().map(|p| values(p.value())).collect::<Vec<_>>();
+        assert_eq!(base(&mut model), base(&mut tiny::decoder(2, device)));
+    });
 }
 
 #[test]
 fn pretraining_moves_every_parameter() {
-    let (mut model, updates) = train(Subject::Everything, &quick(), &rows());
-    assert!(updates.last().unwrap().loss < updates[0].loss);
-    let mut before = tiny::decoder(2, &Device::flex());
-    for (after, before) in model.params().into_iter().zip(before.params()) {
-        assert_ne!(values(after.value()), values(before.value()), "{}", after.name);
-    }
+    on_every_device(|device| {
+        let (mut model, updates) = train(Subject::Everything, &quick(), &rows(), device);
+        assert!(updates.last().unwrap().loss < updates[0].loss);
+        let mut before = tiny::decoder(2, device);
+        for (after, before) in model.params().into_iter().zip(before.params()) {
+            assert_ne!(values(after.value()), values(before.value()), "{}", after.name);
+        }
+    });
 }
 
 /// The loss is the mean over the label tokens of the whole optimizer step, so how the step is cut
 /// into micro-batches does not matter.
 #[test]
 fn accumulation_equals_one_large_batch() {
-    for subject in [Subject::Adapter { trans_peft: rates(0.0, 0.0), lora_dropout: 0.0 }, Subject::Everything]
-    {
-        let one = OptimizerParams { max_steps: Some(3), learning_rate: 1e-3, ..quick() };
-        let cut =
-            OptimizerParams { per_device_train_batch_size: 2, gradient_accumulation_steps: 4, ..one.clone() };
-        let (_, whole) = train(subject.clone(), &one, &rows());
-        let (_, cut) = train(subject, &cut, &rows());
-        for (whole, cut) in whole.iter().zip(&cut) {
-            assert!((whole.loss - cut.loss).abs() < 1e-5, "{} != {}", whole.loss, cut.loss);
-            let ratio = whole.grad_norm / cut.grad_norm;
-            assert!((ratio - 1.0).abs() < 1e-4, "gradient norms {} and {}", whole.grad_norm, cut.grad_norm);
+    on_every_device(|device| {
+        for subject in
+            [Subject::Adapter { trans_peft: rates(0.0, 0.0), lora_dropout: 0.0 }, Subject::Everything]
+        {
+            let one = OptimizerParams { max_steps: Some(3), learning_rate: 1e-3, ..quick() };
+            let cut = OptimizerParams {
+                per_device_train_batch_size: 2,
+                gradient_accumulation_steps: 4,
+                ..one.clone()
+            };
+            let (_, whole) = train(subject.clone(), &one, &rows(), device);
+            let (_, cut) = train(subject, &cut, &rows(), device);
+            for (whole, cut) in whole.iter().zip(&cut) {
+                assert!((whole.loss - cut.loss).abs() < 1e-5, "{} != {}", whole.loss, cut.loss);
+                let ratio = whole.grad_norm / cut.grad_norm;
+                assert!(
+                    (ratio - 1.0).abs() < 1e-4,
+                    "gradient norms {} and {}",
+                    whole.grad_norm,
+                    cut.grad_norm
+                );
+            }
         }
-    }
+    });
 }

@@ -15,6 +15,8 @@ use evergraft::{
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::devices::on_every_device;
+
 const TOLERANCE: f32 = 1e-4;
 
 /// What transformers computed for one prompt.
@@ -37,9 +39,9 @@ fn expectations(path: &Path) -> Vec<Expected> {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn folder(name: &str) -> Decoder {
+fn folder(name: &str, device: &Device) -> Decoder {
     let base = BaseFolder::open(&fixture(name)).unwrap();
-    Decoder::load(&base.config, base.weights.as_ref(), &Device::flex(), Dtype::F32).unwrap()
+    Decoder::load(&base.config, base.weights.as_ref(), device, Dtype::F32).unwrap()
 }
 
 /// Logits of every position, `[seq][vocab]`.
@@ -111,81 +113,92 @@ fn compare(name: &str, model: &Decoder) {
 
 #[test]
 fn every_architecture_matches_transformers() {
-    for name in [
-        "llama-linear",
-        "llama-dynamic",
-        "llama-llama3",
-        "mistral",
-        "qwen2-window",
-        "qwen3",
-        "internlm2",
-        "gemma2",
-        "gemma3",
-        "phi3",
-    ] {
-        let model = folder(name);
-        compare(name, &model);
-        for linear in model.config.linear_names() {
-            assert!(LINEAR_MODULES.contains(&linear.rsplit('.').next().unwrap()), "{linear}");
+    on_every_device(|device| {
+        for name in [
+            "llama-linear",
+            "llama-dynamic",
+            "llama-llama3",
+            "mistral",
+            "qwen2-window",
+            "qwen3",
+            "internlm2",
+            "gemma2",
+            "gemma3",
+            "phi3",
+        ] {
+            let model = folder(name, device);
+            compare(name, &model);
+            for linear in model.config.linear_names() {
+                assert!(LINEAR_MODULES.contains(&linear.rsplit('.').next().unwrap()), "{linear}");
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn folders_match_transformers() {
-    for name in ["llama", "llama-untied-sharded", "qwen2"] {
-        compare(name, &folder(name));
-    }
+    on_every_device(|device| {
+        for name in ["llama", "llama-untied-sharded", "qwen2"] {
+            compare(name, &folder(name, device));
+        }
+    });
 }
 
 #[test]
 fn gguf_files_match_transformers_in_both_orders() {
-    for kind in ["f32", "f16", "q8_0", "q4_0", "q4_1", "llama3"] {
-        let name = format!("gguf-{kind}");
-        let open = || SourceModel::open_native(&fixture(&name).join("model.gguf")).unwrap();
-        for source in [open(), open().into_halves()] {
-            let model =
-                Decoder::load(&source.config, source.weights.as_ref(), &Device::flex(), Dtype::F32).unwrap();
-            compare(&name, &model);
+    on_every_device(|device| {
+        for kind in ["f32", "f16", "q8_0", "q4_0", "q4_1", "llama3"] {
+            let name = format!("gguf-{kind}");
+            let open = || SourceModel::open_native(&fixture(&name).join("model.gguf")).unwrap();
+            for source in [open(), open().into_halves()] {
+                let model =
+                    Decoder::load(&source.config, source.weights.as_ref(), device, Dtype::F32).unwrap();
+                compare(&name, &model);
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn a_peft_adapter_gives_the_same_logits_and_changes_them() {
-    let mut model = folder("llama");
-    let ids = expectations(&fixture("llama/expected.json")).remove(0).input_ids;
-    let bare = logits(&model, &ids);
-    Adapter::load(&mut model, &fixture("llama-lora")).unwrap();
-    compare("llama-lora", &model);
-    assert!(furthest(&logits(&model, &ids), &bare) > 0.1, "the adapter must have an effect");
+    on_every_device(|device| {
+        let mut model = folder("llama", device);
+        let ids = expectations(&fixture("llama/expected.json")).remove(0).input_ids;
+        let bare = logits(&model, &ids);
+        Adapter::load(&mut model, &fixture("llama-lora")).unwrap();
+        compare("llama-lora", &model);
+        assert!(furthest(&logits(&model, &ids), &bare) > 0.1, "the adapter must have an effect");
+    });
 }
 
 /// What peft writes with rsLoRA, DoRA, trained biases, patterns and layer choices.
 #[test]
 fn every_kind_of_peft_adapter_gives_the_same_logits() {
-    for (base, kind) in [
-        ("llama", "rslora"),
-        ("qwen2", "dora"),
-        ("qwen2", "bias-all"),
-        ("qwen2", "bias-lora-only"),
-        ("llama", "regex"),
-        ("llama", "all-linear"),
-        ("llama", "layers"),
-        ("llama", "patterns"),
-    ] {
-        let name = format!("{base}-{kind}");
-        let mut model = folder(base);
-        Adapter::load(&mut model, &fixture(&name)).unwrap();
-        compare(&name, &model);
-        let base = BaseFolder::open(&fixture(base)).unwrap();
-        let merged = Merged::open(&base.config, base.weights.as_ref(), &fixture(&name)).unwrap();
-        compare(&name, &Decoder::load(&base.config, &merged, &Device::flex(), Dtype::F32).unwrap());
-    }
+    on_every_device(|device| {
+        for (base, kind) in [
+            ("llama", "rslora"),
+            ("qwen2", "dora"),
+            ("qwen2", "bias-all"),
+            ("qwen2", "bias-lora-only"),
+            ("llama", "regex"),
+            ("llama", "all-linear"),
+            ("llama", "layers"),
+            ("llama", "patterns"),
+        ] {
+            let name = format!("{base}-{kind}");
+            let mut model = folder(base, device);
+            Adapter::load(&mut model, &fixture(&name)).unwrap();
+            compare(&name, &model);
+            let base = BaseFolder::open(&fixture(base)).unwrap();
+            let merged = Merged::open(&base.config, base.weights.as_ref(), &fixture(&name)).unwrap();
+            compare(&name, &Decoder::load(&base.config, &merged, device, Dtype::F32).unwrap());
+        }
+    });
 }
 
 #[test]
 fn what_an_adapter_asks_for_is_never_ignored() {
+    let device = &Device::flex();
     let dir = tempfile::tempdir().unwrap();
     let original = std::fs::read_to_string(fixture("llama-rslora/adapter_config.json")).unwrap();
     std::fs::copy(
@@ -212,102 +225,114 @@ fn what_an_adapter_asks_for_is_never_ignored() {
         let mut config: serde_json::Value = serde_json::from_str(&original).unwrap();
         config[field] = value.clone();
         std::fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
-        let error = format!("{:#}", Adapter::load(&mut folder("llama"), dir.path()).unwrap_err());
+        let error = format!("{:#}", Adapter::load(&mut folder("llama", device), dir.path()).unwrap_err());
         assert!(error.contains(word), "{field}: {value}: {error}");
     }
     let mut config: serde_json::Value = serde_json::from_str(&original).unwrap();
     config["a_field_of_tomorrow"] = json!({ "x": 1 });
     std::fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
-    Adapter::load(&mut folder("llama"), dir.path()).unwrap();
+    Adapter::load(&mut folder("llama", device), dir.path()).unwrap();
 }
 
 /// Written and read again, every kind is the same to the last bit; fresh, it changes nothing.
 #[test]
 fn adapters_survive_the_disk() {
-    let ids = expectations(&fixture("qwen2/expected.json")).remove(0).input_ids;
-    for params in [
-        json!({ "use_dora": true, "bias": "all", "target_modules": "all-linear", "layers_to_transform": [1] }),
-        json!({ "use_rslora": true, "bias": "lora_only", "rank_pattern": { "q_proj": 2 } }),
-        json!({ "type": "bottleneck", "r": 6 }),
-        json!({ "type": "bottleneck", "r": 6, "placement": "pfeiffer", "non_linearity": "tanh" }),
-        json!({ "type": "bottleneck", "r": 6, "placement": "parallel", "scaling": 4.0, "non_linearity": "silu" }),
-    ] {
-        let adapter = Adapter::new(&serde_json::from_value(params.clone()).unwrap());
-        let mut model = folder("qwen2");
-        let bare = logits(&model, &ids);
-        let count = adapter.attach_new(&mut model, 1).unwrap();
-        assert!(count > 0);
-        assert!(furthest(&logits(&model, &ids), &bare) < 1e-5, "{params}: a fresh adapter changes nothing");
-        let mut random = evergraft::rng::stream(1, "test", &[]);
-        for mut param in model.adapter_params() {
-            let value = param.value();
-            let noise: Vec<f32> =
-                (0..value.dims().iter().product()).map(|_| 0.2 * random.normal() as f32).collect();
-            let noise = burn::tensor::TensorData::new(noise, value.dims());
-            param.set(value + burn::tensor::Tensor::from_data(noise, &Device::flex()));
+    on_every_device(|device| {
+        let ids = expectations(&fixture("qwen2/expected.json")).remove(0).input_ids;
+        for params in [
+            json!({ "use_dora": true, "bias": "all", "target_modules": "all-linear", "layers_to_transform": [1] }),
+            json!({ "use_rslora": true, "bias": "lora_only", "rank_pattern": { "q_proj": 2 } }),
+            json!({ "type": "bottleneck", "r": 6 }),
+            json!({ "type": "bottleneck", "r": 6, "placement": "pfeiffer", "non_linearity": "tanh" }),
+            json!({ "type": "bottleneck", "r": 6, "placement": "parallel", "scaling": 4.0, "non_linearity": "silu" }),
+        ] {
+            let adapter = Adapter::new(&serde_json::from_value(params.clone()).unwrap());
+            let mut model = folder("qwen2", device);
+            let bare = logits(&model, &ids);
+            let count = adapter.attach_new(&mut model, 1).unwrap();
+            assert!(count > 0);
+            assert!(
+                furthest(&logits(&model, &ids), &bare) < 1e-5,
+                "{params}: a fresh adapter changes nothing"
+            );
+            let mut random = evergraft::rng::stream(1, "test", &[]);
+            for mut param in model.adapter_params() {
+                let value = param.value();
+                let noise: Vec<f32> =
+                    (0..value.dims().iter().product()).map(|_| 0.2 * random.normal() as f32).collect();
+                let noise = burn::tensor::TensorData::new(noise, value.dims());
+                param.set(value + burn::tensor::Tensor::from_data(noise, device));
+            }
+            let changed = logits(&model, &ids);
+            assert!(furthest(&changed, &bare) > 0.05, "{params}: it must have an effect");
+            let dir = tempfile::tempdir().unwrap();
+            adapter.save(&mut model, dir.path()).unwrap();
+            let mut again = folder("qwen2", device);
+            Adapter::load(&mut again, dir.path()).unwrap();
+            assert_eq!(logits(&again, &ids), changed, "{params}");
         }
-        let changed = logits(&model, &ids);
-        assert!(furthest(&changed, &bare) > 0.05, "{params}: it must have an effect");
-        let dir = tempfile::tempdir().unwrap();
-        adapter.save(&mut model, dir.path()).unwrap();
-        let mut again = folder("qwen2");
-        Adapter::load(&mut again, dir.path()).unwrap();
-        assert_eq!(logits(&again, &ids), changed, "{params}");
-    }
+    });
 }
 
 #[test]
 fn the_cache_changes_nothing() {
-    let model = folder("qwen2");
-    let prompts: Vec<Vec<u32>> =
-        (1..8).map(|n| (0..n * 2).map(|i| (i * 7 + n * 3) % 60 + 2).collect()).collect();
-    let alone = continuations(&model, &prompts, 1, 12);
-    assert_eq!(alone, continuations(&model, &prompts, 3, 12));
-    assert_eq!(alone, continuations(&model, &prompts, 7, 12));
-    for (prompt, new) in prompts.iter().zip(&alone) {
-        let mut ids = prompt.clone();
-        for token in new {
-            assert_eq!(best(logits(&model, &ids).last().unwrap()), *token);
-            ids.push(*token);
+    on_every_device(|device| {
+        let model = folder("qwen2", device);
+        let prompts: Vec<Vec<u32>> =
+            (1..8).map(|n| (0..n * 2).map(|i| (i * 7 + n * 3) % 60 + 2).collect()).collect();
+        let alone = continuations(&model, &prompts, 1, 12);
+        assert_eq!(alone, continuations(&model, &prompts, 3, 12));
+        assert_eq!(alone, continuations(&model, &prompts, 7, 12));
+        for (prompt, new) in prompts.iter().zip(&alone) {
+            let mut ids = prompt.clone();
+            for token in new {
+                assert_eq!(best(logits(&model, &ids).last().unwrap()), *token);
+                ids.push(*token);
+            }
         }
-    }
+    });
 }
 
 /// Near the end of the context a row stops at its own end, whatever it is padded to.
 #[test]
 fn a_full_context_ends_each_row_at_its_own_place() {
-    let model = folder("llama");
-    let prompts: Vec<Vec<u32>> =
-        [120, 60, 100].map(|n: u32| (0..n).map(|i| (i * 11 + n) % 60 + 2).collect()).to_vec();
-    let alone = continuations(&model, &prompts, 1, 80);
-    assert_eq!(alone.iter().map(Vec::len).collect::<Vec<_>>(), [8, 68, 28]);
-    assert_eq!(alone, continuations(&model, &prompts, 3, 80));
+    on_every_device(|device| {
+        let model = folder("llama", device);
+        let prompts: Vec<Vec<u32>> =
+            [120, 60, 100].map(|n: u32| (0..n).map(|i| (i * 11 + n) % 60 + 2).collect()).to_vec();
+        let alone = continuations(&model, &prompts, 1, 80);
+        assert_eq!(alone.iter().map(Vec::len).collect::<Vec<_>>(), [8, 68, 28]);
+        assert_eq!(alone, continuations(&model, &prompts, 3, 80));
+    });
 }
 
 /// A real trained model, where the data folder of the developers is present.
 #[test]
 fn stories260k_tells_its_story() {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/models/stories260K");
-    if !shared.is_dir() {
-        println!("skipped: `../shared/data/models/stories260K` is not there");
-        return;
-    }
-    let source = SourceModel::open_native(&shared.join("stories260K.bin")).unwrap();
-    let files = tempfile::tempdir().unwrap();
-    TokenizerFiles::from_llama2c(&shared.join("tok512.bin"), source.config.vocab_size)
-        .unwrap()
-        .write(files.path())
-        .unwrap();
-    let tokenizer = Tokenizer::from_dir(files.path()).unwrap();
-    let prompt = tokenizer.encode("Once upon a time", true).unwrap();
-    for source in [source, SourceModel::open_native(&shared.join("stories260K.bin")).unwrap().into_halves()] {
-        let model =
-            Decoder::load(&source.config, source.weights.as_ref(), &Device::flex(), Dtype::F32).unwrap();
-        let new = continuations(&model, std::slice::from_ref(&prompt), 1, 40).remove(0);
-        let text = tokenizer.decode(&new, true).unwrap();
-        let story = ", there was a little girl named Lily. She loved to play outside in the park.";
-        assert!(text.starts_with(story), "{text:?}");
-    }
+    on_every_device(|device| {
+        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/models/stories260K");
+        if !shared.is_dir() {
+            println!("skipped: `../shared/data/models/stories260K` is not there");
+            return;
+        }
+        let source = SourceModel::open_native(&shared.join("stories260K.bin")).unwrap();
+        let files = tempfile::tempdir().unwrap();
+        TokenizerFiles::from_llama2c(&shared.join("tok512.bin"), source.config.vocab_size)
+            .unwrap()
+            .write(files.path())
+            .unwrap();
+        let tokenizer = Tokenizer::from_dir(files.path()).unwrap();
+        let prompt = tokenizer.encode("Once upon a time", true).unwrap();
+        for source in
+            [source, SourceModel::open_native(&shared.join("stories260K.bin")).unwrap().into_halves()]
+        {
+            let model = Decoder::load(&source.config, source.weights.as_ref(), device, Dtype::F32).unwrap();
+            let new = continuations(&model, std::slice::from_ref(&prompt), 1, 40).remove(0);
+            let text = tokenizer.decode(&new, true).unwrap();
+            let story = ", there was a little girl named Lily. She loved to play outside in the park.";
+            assert!(text.starts_with(story), "{text:?}");
+        }
+    });
 }
 
 /// `EVERGRAFT_SMOLLM2` names a folder that `scripts/check-parity.py` made: SmolLM2-135M as folder and
@@ -315,35 +340,38 @@ fn stories260k_tells_its_story() {
 #[test]
 #[ignore = "needs a real model"]
 fn smollm2_matches_transformers() {
-    let dir = PathBuf::from(std::env::var_os("EVERGRAFT_SMOLLM2").expect("EVERGRAFT_SMOLLM2 names a folder"));
-    let base = BaseFolder::open(&dir).unwrap();
-    let gguf = SourceModel::open_native(&dir.join("SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap().into_halves();
-    let tokenizer = base.tokenizer.unwrap();
-    let load = |config, weights: &dyn WeightSource| {
-        Decoder::load(config, weights, &Device::flex(), Dtype::F32).unwrap()
-    };
-    let mut adapted = load(&base.config, base.weights.as_ref());
-    Adapter::load(&mut adapted, &dir.join("adapter")).unwrap();
-    let models = [
-        ("folder", load(&base.config, base.weights.as_ref()), dir.join("expected.json")),
-        ("GGUF", load(&gguf.config, gguf.weights.as_ref()), dir.join("expected.json")),
-        ("adapter", adapted, dir.join("adapter/expected.json")),
-    ];
-    for (name, model, expected) in models {
-        for case in expectations(&expected) {
-            assert_eq!(tokenizer.encode(&case.text, true).unwrap(), case.input_ids);
-            let ours = logits(&model, &case.input_ids).pop().unwrap();
-            let scale = ours.iter().fold(0.0f32, |most, logit| most.max(logit.abs()));
-            let difference = furthest(&[ours], &case.logits);
-            println!("{name}: {:?}: difference {difference:.1e}, largest logit {scale:.1}", case.text);
-            // f32 keeps seven digits, and logits of this model reach forty.
-            assert!(difference < TOLERANCE.max(5e-6 * scale), "{difference}");
-            let new = continuations(&model, &[case.input_ids], 1, case.greedy.len()).remove(0);
-            // The expectation was made with the end token forbidden, so it goes on where we would stop.
-            let end = new.iter().position(|token| base.config.eos_token_ids.contains(token));
-            let end = end.unwrap_or(new.len());
-            println!("{name}: {end} greedy tokens compared");
-            assert_eq!(new[..end], case.greedy[..end]);
+    on_every_device(|device| {
+        let dir =
+            PathBuf::from(std::env::var_os("EVERGRAFT_SMOLLM2").expect("EVERGRAFT_SMOLLM2 names a folder"));
+        let base = BaseFolder::open(&dir).unwrap();
+        let gguf =
+            SourceModel::open_native(&dir.join("SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap().into_halves();
+        let tokenizer = base.tokenizer.unwrap();
+        let load =
+            |config, weights: &dyn WeightSource| Decoder::load(config, weights, device, Dtype::F32).unwrap();
+        let mut adapted = load(&base.config, base.weights.as_ref());
+        Adapter::load(&mut adapted, &dir.join("adapter")).unwrap();
+        let models = [
+            ("folder", load(&base.config, base.weights.as_ref()), dir.join("expected.json")),
+            ("GGUF", load(&gguf.config, gguf.weights.as_ref()), dir.join("expected.json")),
+            ("adapter", adapted, dir.join("adapter/expected.json")),
+        ];
+        for (name, model, expected) in models {
+            for case in expectations(&expected) {
+                assert_eq!(tokenizer.encode(&case.text, true).unwrap(), case.input_ids);
+                let ours = logits(&model, &case.input_ids).pop().unwrap();
+                let scale = ours.iter().fold(0.0f32, |most, logit| most.max(logit.abs()));
+                let difference = furthest(&[ours], &case.logits);
+                println!("{name}: {:?}: difference {difference:.1e}, largest logit {scale:.1}", case.text);
+                // f32 keeps seven digits, and logits of this model reach forty.
+                assert!(difference < TOLERANCE.max(5e-6 * scale), "{difference}");
+                let new = continuations(&model, &[case.input_ids], 1, case.greedy.len()).remove(0);
+                // The expectation was made with the end token forbidden, so it goes on where we would stop.
+                let end = new.iter().position(|token| base.config.eos_token_ids.contains(token));
+                let end = end.unwrap_or(new.len());
+                println!("{name}: {end} greedy tokens compared");
+                assert_eq!(new[..end], case.greedy[..end]);
+            }
         }
-    }
+    });
 }

@@ -8,9 +8,10 @@
 use std::{fs, path::Path};
 
 use evergraft::{
+    device::resolve,
     model::{
         BaseFolder, Decoder, HalvesOrder, ModelConfig, RandomWeights, SafetensorsWeights, SourceModel,
-        Tokenizer, WeightSource, device::resolve, expected_tensors, gguf::GgufFile, parameter_count,
+        Tokenizer, WeightSource, expected_tensors, gguf::GgufFile, parameter_count,
     },
     params::{DeviceName, Dtype},
     peft::{Adapter, Merged},
@@ -108,7 +109,7 @@ pub fn config_json(dir: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         }
     }
     let base = BaseFolder::open(dir)?;
-    Decoder::load(&base.config, base.weights.as_ref(), &resolve(DeviceName::Flex), Dtype::F32)?;
+    Decoder::load(&base.config, base.weights.as_ref(), &resolve(DeviceName::Flex)?, Dtype::F32)?;
     Ok(())
 }
 
@@ -122,7 +123,7 @@ pub fn adapter_config(dir: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     if let Ok(merged) = Merged::open(&config, &base, dir) {
         load_all(&merged, &config)?;
     }
-    let mut model = Decoder::load(&config, &base, &resolve(DeviceName::Flex), Dtype::F32)?;
+    let mut model = Decoder::load(&config, &base, &resolve(DeviceName::Flex)?, Dtype::F32)?;
     Adapter::load(&mut model, dir)?;
     Ok(())
 }

@@ -1,0 +1,104 @@
+//! What computes: from a device's name in the recipe to a Burn device, and what this machine has.
+
+use std::sync::LazyLock;
+
+use burn::tensor::Device;
+
+use crate::{error::hinted, params::DeviceName};
+
+/// Every device of this machine that the program was built for, the best first.
+pub fn present() -> impl Iterator<Item = DeviceName> {
+    let cpu = [DeviceName::LibTorch, DeviceName::Flex];
+    (0..cuda_count())
+        .map(DeviceName::LibTorchCuda)
+        .chain(cpu.into_iter().filter(|device| device.is_compiled_in()))
+}
+
+/// The device that a name stands for; for `auto`, the best one.
+fn chosen(name: DeviceName) -> DeviceName {
+    match name {
+        DeviceName::Auto => present().next().unwrap_or(DeviceName::Flex),
+        named => named,
+    }
+}
+
+/// What may change a result's bytes: keys hold it instead of the name.
+pub fn class(name: DeviceName) -> &'static str {
+    match chosen(name) {
+        DeviceName::Auto | DeviceName::Flex => "flex",
+        DeviceName::LibTorch => "libtorch",
+        DeviceName::LibTorchCuda(_) => "libtorch:cuda",
+    }
+}
+
+/// The device that a name stands for on this machine.
+///
+/// # Errors
+/// When the program was built without it, or the machine has no such device.
+pub fn resolve(name: DeviceName) -> anyhow::Result<Device> {
+    let name = chosen(name);
+    if !name.is_compiled_in() {
+        let message = format!("device `{name}`: this evergraft was built without the feature `libtorch`");
+        return Err(hinted(message, DeviceName::build_hint()));
+    }
+    match name {
+        DeviceName::Auto | DeviceName::Flex => Ok(Device::flex()),
+        DeviceName::LibTorch => Ok(libtorch::cpu()),
+        DeviceName::LibTorchCuda(index) if index < cuda_count() => Ok(libtorch::cuda(index)),
+        DeviceName::LibTorchCuda(_) => {
+            let message = match cuda_count() {
+                0 => format!("there is no device `{name}`: LibTorch finds no CUDA device"),
+                1 => {
+                    format!("there is no device `{name}`: LibTorch finds one CUDA device, `libtorch:cuda:0`")
+                }
+                count => format!(
+                    "there is no device `{name}`: LibTorch finds {count} CUDA devices, counted from 0"
+                ),
+            };
+            Err(hinted(message, "`evergraft devices` lists what is there"))
+        }
+    }
+}
+
+/// How many CUDA devices LibTorch finds. Asking starts the driver, so it is asked once, and only where
+/// the answer matters.
+fn cuda_count() -> usize {
+    static COUNT: LazyLock<usize> = LazyLock::new(libtorch::cuda_count);
+    *COUNT
+}
+
+#[cfg(feature = "libtorch")]
+#[expect(deprecated, reason = "burn is pinned to the last release that has LibTorch")]
+mod libtorch {
+    use burn::tensor::{Device, DeviceType};
+
+    pub(super) fn cpu() -> Device {
+        Device::libtorch()
+    }
+
+    pub(super) fn cuda(index: usize) -> Device {
+        Device::libtorch_cuda(index)
+    }
+
+    /// Burn lists LibTorch's CUDA devices alone.
+    pub(super) fn cuda_count() -> usize {
+        Device::enumerate(DeviceType::LibTorch).into_iter().count()
+    }
+}
+
+#[cfg(not(feature = "libtorch"))]
+mod libtorch {
+    use burn::tensor::Device;
+
+    pub(super) fn cpu() -> Device {
+        unreachable!("`resolve` refuses what was not compiled in")
+    }
+
+    pub(super) fn cuda(_: usize) -> Device {
+        cpu()
+    }
+
+    pub(super) fn cuda_count() -> usize {
+        0
+    }
+}

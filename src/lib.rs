@@ -15,6 +15,7 @@ pub mod commands;
 pub mod data;
 pub mod diagnostic;
 pub mod digest;
+mod durable;
 pub mod env;
 pub mod error;
 pub mod eval;

@@ -5,9 +5,10 @@ use std::{fs, path::PathBuf};
 use anyhow::Context as _;
 
 use super::{
-    record::{self, Record},
-    store::{BUCKET, Cache, DOWNLOADS, content, list},
+    record::Record,
+    store::{BUCKET, CHECKPOINTS, Cache, DOWNLOADS, content, list},
 };
+use crate::durable::parse_checked_json;
 
 /// One thing that is not as it was saved.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -23,6 +24,8 @@ pub struct Damage {
 pub struct Size {
     /// Committed steps.
     pub records: u64,
+    /// Steps that were stopped and can go on.
+    pub unfinished: u64,
     /// Bytes of everything.
     pub bytes: u64,
 }
@@ -44,7 +47,7 @@ impl Cache {
             on_record();
             let mut report = |path: PathBuf, problem: String| damage.push(Damage { path, problem });
             let record: Record =
-                match fs::read(entry.path()).map_err(Into::into).and_then(|b| record::parse(&b)) {
+                match fs::read(entry.path()).map_err(Into::into).and_then(|b| parse_checked_json(&b)) {
                     Ok(record) => record,
                     Err(error) => {
                         report(entry.path().to_owned(), format!("the record is damaged: {error:#}"));
@@ -79,6 +82,8 @@ impl Cache {
                 size.records += u64::from(entry.path().starts_with(&records));
             }
         }
+        let checkpoints = fs::read_dir(self.root.join(BUCKET).join(CHECKPOINTS));
+        size.unfinished = checkpoints.into_iter().flatten().count() as u64;
         size
     }
 

@@ -8,7 +8,7 @@ use super::shared::{cache_root, open_cache, print, print_json};
 use crate::{
     cache::LockOptions,
     cli::{CacheCommand, Cli, Format},
-    error::Error,
+    error::{Error, count},
     exec,
 };
 
@@ -24,7 +24,12 @@ pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
             match format {
                 Format::Json => print_json(&size),
                 Format::Text => {
-                    print(&format!("{} results, {}\n", size.records, indicatif::BinaryBytes(size.bytes)))
+                    let unfinished = match size.unfinished {
+                        0 => String::new(),
+                        n => format!(", checkpoints of {}", count(n as usize, "unfinished step")),
+                    };
+                    let bytes = indicatif::BinaryBytes(size.bytes);
+                    print(&format!("{} results{unfinished}, {bytes}\n", size.records))
                 }
             }
         }

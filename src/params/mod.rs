@@ -13,12 +13,15 @@ mod dataset;
 mod eval;
 mod kind;
 mod merge;
+mod optimizer;
+mod rate_schedule;
 mod remote;
 mod report;
 mod slice;
 mod swap;
 mod tokenize;
 mod train;
+mod trans_peft;
 
 pub use adapter::{AdapterParams, AdapterType, Bias, LINEAR_MODULES, NonLinearity, Placement, TargetModules};
 pub use address::{
@@ -32,11 +35,12 @@ pub use dataset::{ArtifactFile, DatasetFormat, DatasetParams, Sources};
 pub use eval::{COMMONSENSE_LABELS, EvalParams, TaskSpec, known_tasks};
 pub use kind::{KINDS, Kind, Parsed};
 pub use merge::MergeParams;
+pub use optimizer::{LrSchedule, OptimizerParams};
+pub use rate_schedule::{RateSchedule, RateShape};
 pub use remote::Remote;
 pub use report::{RecipeText, ReportParams, SHIPPED_TEMPLATES};
 pub use slice::Split;
 pub use swap::SwapParams;
 pub use tokenize::{PromptTemplate, TokenizeParams};
-pub use train::{
-    LrSchedule, MaskKind, OptimizerParams, PretrainParams, SaveDtype, TrainParams, TransPeftParams,
-};
+pub use train::{PretrainParams, SaveDtype, TrainParams};
+pub use trans_peft::{MaskKind, TransPeftParams};

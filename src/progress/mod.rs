@@ -3,6 +3,7 @@
 mod bars;
 mod event;
 mod json;
+mod pace;
 mod plain;
 
 pub use bars::Bars;
@@ -16,6 +17,8 @@ pub trait Progress: Send + Sync {
     fn begin(&self, total: Option<u64>, unit: &'static str);
     /// `done` units are done; `message` is the newest figure worth seeing (`loss 1.234`).
     fn update(&self, done: u64, message: &str);
+    /// Something that happens once and is worth a line (`resumes at step 50 of 100`).
+    fn note(&self, _message: &str) {}
 }
 
 /// Reports nothing; for tests and library use.

@@ -56,6 +56,9 @@ pub struct StepContext<'a> {
     pub key: &'a Digest,
     /// An empty folder. What the step leaves here becomes its artifact.
     pub out: &'a Path,
+    /// A folder that outlives the step when it is stopped or killed, and goes once its result is there;
+    /// it need not exist yet.
+    pub checkpoints: &'a Path,
     /// The artifacts that the parameters name, by node id.
     pub inputs: &'a BTreeMap<String, Arc<Input>>,
     /// Where files of the web are kept by their digest.

@@ -16,3 +16,4 @@ mod space;
 mod tiny;
 mod tokenizer;
 mod tokenizer_chat;
+mod training;

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{BufRead as _, BufReader},
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc::Sender},
     time::{Duration, Instant},
 };
@@ -59,6 +59,8 @@ pub(super) struct Worker<'a> {
     pub(super) keys: &'a Keys<'a>,
     pub(super) observer: &'a dyn Observer,
     pub(super) lock_timeout: Option<Duration>,
+    /// Parent of the steps' folders for TensorBoard.
+    pub(super) tensorboard: PathBuf,
 }
 
 /// One assignment.
@@ -184,6 +186,7 @@ impl Worker<'_> {
             checkpoints,
             inputs: &job.inputs,
             downloads: &self.cache.downloads(),
+            tensorboard: &self.tensorboard.join(&job.node.id),
             progress: progress.as_ref(),
             cancel: &job.cancel,
             log: &log,

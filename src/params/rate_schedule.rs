@@ -29,7 +29,7 @@ pub struct RateSchedule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<f64>,
     /// With `adaptive`: by how many nats a label token the loss of a training pass shall lie above
-    /// that of an untouched pass over the same rows [default: 0.5].
+    /// that of an untouched pass over the same rows [default: 0.1].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<f64>,
     /// With `adaptive`: how far one measurement may move the factor [default: 0.1].
@@ -90,7 +90,7 @@ impl RateSchedule {
             ("measure_steps", self.measure_steps.is_some(), adaptive, "adaptive"),
         ] {
             if given && !fits {
-                let message = format!("means nothing with `type: {}`", self.shape.name());
+                let message = format!("`{field}` means nothing with `type: {}`", self.shape.name());
                 problems.push(Problem::new(at(field), message).hint(format!("it goes with: {those}")));
             }
         }

@@ -108,15 +108,16 @@ fn check_held_out(
         }
         if eval_tokens.is_some() {
             problems.push(
-                Problem::new("validation_split", "cannot stand beside `eval_tokens`")
+                Problem::new("validation_split", "`validation_split` cannot stand beside `eval_tokens`")
                     .hint("either names rows to hold out, or the share of `tokens` to hold out"),
             );
         }
     }
     if eval_tokens.is_none() && validation_split.is_none() {
         for field in optimizer.needs_held_out_rows() {
+            let message = format!("`{field}` needs rows that are held out from training");
             problems.push(
-                Problem::new(format!("optimizer.{field}"), "needs rows that are held out from training")
+                Problem::new(format!("optimizer.{field}"), message)
                     .hint("set `validation_split: 0.1`, or `eval_tokens` to a `tokenize` step"),
             );
         }

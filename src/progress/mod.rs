@@ -5,11 +5,13 @@ mod event;
 mod json;
 mod pace;
 mod plain;
+mod tensorboard;
 
 pub use bars::Bars;
 pub use event::{Event, Observer};
 pub use json::JsonLines;
 pub use plain::Plain;
+pub use tensorboard::EventFile;
 
 /// A place where one step reports how far it is.
 pub trait Progress: Send + Sync {

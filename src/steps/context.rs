@@ -63,6 +63,8 @@ pub struct StepContext<'a> {
     pub inputs: &'a BTreeMap<String, Arc<Input>>,
     /// Where files of the web are kept by their digest.
     pub downloads: &'a Path,
+    /// A folder for TensorBoard's files; it need not exist yet, and is no part of the result.
+    pub tensorboard: &'a Path,
     /// Where to report how far the step is.
     pub progress: &'a dyn Progress,
     /// Ask this in long loops.

@@ -82,7 +82,7 @@ impl<'a> Rates<'a> {
         control.gap = MEMORY * control.gap + (1.0 - MEMORY) * gap;
         control.measured += 1;
         let mean = control.gap / (1.0 - MEMORY.powi(control.measured));
-        let target = self.params.schedule.target.unwrap_or(0.5);
+        let target = self.params.schedule.target.unwrap_or(0.1);
         let error = ((target - mean) / target).clamp(-1.0, 1.0);
         let moved = factor + self.params.schedule.gain.unwrap_or(0.1) * error;
         control.factor = Some(moved.clamp(0.0, 1.0));

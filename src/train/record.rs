@@ -26,6 +26,13 @@ pub struct Update {
     pub trans_peft: Option<Intervention>,
 }
 
+impl Update {
+    /// Whether the adaptive schedule measured its gap in this step.
+    pub(super) fn measured(&self) -> bool {
+        self.trans_peft.as_ref().is_some_and(|intervention| intervention.loss_gap.is_some())
+    }
+}
+
 /// What Trans-PEFT did in one optimizer step.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Intervention {

@@ -141,8 +141,11 @@ impl Trainer<'_> {
             }
             self.apply(model, gradients, update.grad_norm, &mut state.optimizer, update.learning_rate);
             state.count(&update, self.params.logging_steps);
-            let logged = update.step == 1 || update.step.is_multiple_of(self.params.logging_steps);
-            if logged || update.step == course.total || self.evaluates(&state, &course) {
+            let logged = update.step == 1
+                || update.step == course.total
+                || update.step.is_multiple_of(self.params.logging_steps)
+                || update.measured();
+            if logged || self.evaluates(&state, &course) {
                 state.log(&update);
             }
             watch.updated(&update)?;

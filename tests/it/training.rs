@@ -495,3 +495,35 @@ fn ctrl_c_saves_and_force_starts_afresh() {
     space.expect(0, &["cache", "clean"]);
     assert!(!space.path().join("cache/steps-v1/checkpoints").exists());
 }
+
+#[test]
+fn how_often_checkpoints_are_written_is_no_part_of_the_key() {
+    let space = Space::new(&recipe(1, "save_steps: 0"));
+    space.expect(0, &["run"]);
+    for (optimizer, code) in [("save_steps: 5", 0), ("save_total_limit: 9", 0), ("logging_steps: 5", 5)] {
+        space.write("recipe.yaml", recipe(1, optimizer));
+        space.expect(code, &["plan", "--check"]);
+    }
+}
+
+/// TensorBoard's files lie in the run's folder, outside the result.
+#[test]
+fn a_run_leaves_curves_for_tensorboard() {
+    let space = Space::new(&recipe(3, "save_steps: 0"));
+    space.expect(0, &["run"]);
+    let folder = space.path().join("outputs/survives/latest/tensorboard/train");
+    let [file] = &steps_in(&folder)[..] else { panic!("{:?}", steps_in(&folder)) };
+    assert!(file.starts_with("events.out.tfevents."), "{file}");
+    let bytes = std::fs::read(folder.join(file)).unwrap();
+    let mut tags = Vec::new();
+    let mut rest = &bytes[..];
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let length = u64::from_le_bytes(*length) as usize;
+        let data = String::from_utf8_lossy(&after[4..4 + length]).into_owned();
+        tags.extend(["train/loss", "trans_peft/loss_gap", "eval/loss"].map(|tag| data.contains(tag)));
+        rest = &after[4 + length + 4..];
+    }
+    let (yes, no) = (true, false);
+    // The file's version, three steps (the gap is measured in the first), and the end's measurement.
+    assert_eq!(tags, [no, no, no, yes, yes, no, yes, no, no, yes, no, no, no, no, yes]);
+}

@@ -59,6 +59,10 @@ impl Progress for Bar {
         self.0.println(format!("         {}  {message}", self.0.prefix()));
     }
 
+    fn warn(&self, message: &str) {
+        self.0.println(format!("warning: {}: {message}", self.0.prefix()));
+    }
+
     fn update(&self, done: u64, message: &str) {
         // A resumed step jumps ahead: that says nothing about its speed.
         if self.0.position() == 0 && done > 1 {

@@ -63,4 +63,8 @@ impl Progress for Events {
             self.say(&at.0, at.1, message);
         }
     }
+
+    fn warn(&self, message: &str) {
+        JsonLines.event(&Event::StepWarned { step: self.step.clone(), message: message.to_owned() });
+    }
 }

@@ -21,6 +21,8 @@ pub trait Progress: Send + Sync {
     fn update(&self, done: u64, message: &str);
     /// Something that happens once and is worth a line (`resumes at step 50 of 100`).
     fn note(&self, _message: &str) {}
+    /// Something is wrong that does not stop the step and does not touch its result.
+    fn warn(&self, _message: &str) {}
 }
 
 /// Reports nothing; for tests and library use.

@@ -33,3 +33,21 @@ impl Pace {
         Duration::try_from_secs_f64(seconds * total.saturating_sub(done) as f64).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_step_counts_only_what_it_did_itself() {
+        let mut pace = Pace::new(Some(100), "steps");
+        assert!(pace.left(50).is_none(), "nothing is known yet");
+        pace.first = Some((80, Instant::now() - Duration::from_secs(10)));
+        assert!(!pace.is_due(90, Duration::from_secs(60)));
+        // Ten steps in ten seconds, ten to go.
+        let left = pace.left(90).unwrap().as_secs_f64();
+        assert!((left - 10.0).abs() < 0.5, "{left}");
+        assert!(pace.left(80).is_none());
+        assert!(Pace::new(None, "rows").left(5).is_none());
+    }
+}

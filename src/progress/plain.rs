@@ -105,4 +105,8 @@ impl Progress for Lines {
             eprintln!("         {}  {message}", self.step);
         }
     }
+
+    fn warn(&self, message: &str) {
+        eprintln!("warning: {}: {message}", self.step);
+    }
 }

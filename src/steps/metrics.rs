@@ -96,6 +96,12 @@ impl Watch for Onlooker<'_> {
         self.ctx.log(format_args!("step {}: eval loss {:.4}", evaluation.step, evaluation.eval_loss));
     }
 
+    /// Not as a warning of the log: those stand by the result and are shown with every use of it.
+    fn trouble(&mut self, message: &str) {
+        self.ctx.log(message);
+        self.ctx.progress.warn(message);
+    }
+
     fn warn(&mut self, message: &str) {
         self.ctx.warn(message);
     }

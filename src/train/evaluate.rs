@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use anyhow::ensure;
 
 use super::{
-    Trainer, Watch,
+    Evaluation, Trainer, Watch,
+    course::Course,
     loss::loss_sum,
-    state,
+    state::{self, State},
     update::{batch, label_tokens},
 };
 use crate::{
@@ -41,13 +42,33 @@ pub fn hold_out(tokens: &TokenSet, share: f64) -> anyhow::Result<(TokenSet, Toke
 }
 
 impl Trainer<'_> {
-    /// Mean loss over the label tokens of all rows; none when the run should end.
-    pub(super) fn held_out_loss(
+    /// Whether the held-out rows are to be measured before the next step.
+    pub(super) fn evaluates(&self, state: &State, course: &Course) -> bool {
+        let due = state.step.is_multiple_of(course.eval_steps) || state.step == course.total;
+        self.held_out.is_some() && state.step > state.evaluated && due
+    }
+
+    /// Measures the held-out rows; nothing changes when `watch` wants the run to end.
+    pub(super) fn evaluate(
         &self,
         model: &mut Decoder,
-        tokens: &TokenSet,
-        watch: &dyn Watch,
-    ) -> Option<f64> {
+        held_out: &TokenSet,
+        state: &mut State,
+        course: &Course,
+        watch: &mut dyn Watch,
+    ) {
+        let Some(eval_loss) = self.held_out_loss(model, held_out, watch) else { return };
+        let epoch = state.step as f64 / course.order.steps_per_epoch() as f64;
+        let evaluation = Evaluation { step: state.step, epoch, eval_loss };
+        let best = state.measure(&evaluation, self.params.early_stopping_threshold);
+        if best && self.params.load_best_model_at_end {
+            state.best_weights = state::values(self.trainable(model));
+        }
+        watch.evaluated(&evaluation);
+    }
+
+    /// Mean loss over the label tokens of all rows; none when the run should end.
+    fn held_out_loss(&self, model: &mut Decoder, tokens: &TokenSet, watch: &dyn Watch) -> Option<f64> {
         let rows: Vec<usize> = (0..tokens.rows()).collect();
         let count = label_tokens(tokens, &rows).max(1);
         self.untracked(model, |model| {

@@ -4,6 +4,7 @@
 mod adamw;
 mod best;
 mod checkpoint;
+mod course;
 mod data;
 mod divergence;
 mod evaluate;

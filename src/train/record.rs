@@ -129,7 +129,10 @@ pub trait Watch {
     /// The held-out rows were measured.
     fn evaluated(&mut self, _evaluation: &Evaluation) {}
 
-    /// Something that the user should know.
+    /// Something that the user should know of this run, not of its result.
+    fn trouble(&mut self, _message: &str) {}
+
+    /// Something that the user should know of the result.
     fn warn(&mut self, _message: &str) {}
 }
 

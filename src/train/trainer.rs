@@ -6,13 +6,13 @@ use std::path::Path;
 use anyhow::ensure;
 
 use super::{
-    Evaluation, HeldOut, Intervention, MeanRates, Order, Schedule, Summary, Update, Watch,
+    HeldOut, MeanRates, Order, Summary, Watch,
     checkpoint::Checkpoints,
+    course::Course,
     divergence::{Break, Pulse},
-    rates::Rates,
     signatures,
     state::{self, State},
-    update::{self, Gradients, label_tokens},
+    update,
 };
 use crate::{
     data::TokenSet,
@@ -61,16 +61,6 @@ pub struct Finished {
     pub metrics: String,
 }
 
-/// What is fixed over a run.
-struct Course<'a> {
-    order: Order,
-    total: usize,
-    schedule: Schedule,
-    /// None when all parameters are trained.
-    rates: Option<Rates<'a>>,
-    eval_steps: usize,
-}
-
 impl Trainer<'_> {
     /// Optimizer steps of the run.
     pub fn total_steps(&self) -> usize {
@@ -81,21 +71,6 @@ impl Trainer<'_> {
         match self.subject {
             Subject::Adapter { lora_dropout, .. } => lora_dropout,
             Subject::Everything => 0.0,
-        }
-    }
-
-    fn course(&self) -> Course<'_> {
-        let order = Order::new(self.tokens.rows(), self.params, self.seed);
-        let total = order.total_steps(self.params);
-        Course {
-            schedule: Schedule::new(self.params, total),
-            rates: match &self.subject {
-                Subject::Adapter { trans_peft, .. } => Some(Rates::new(trans_peft, total)),
-                Subject::Everything => None,
-            },
-            eval_steps: self.params.eval_steps.unwrap_or(order.steps_per_epoch()).max(1),
-            order,
-            total,
         }
     }
 
@@ -113,6 +88,7 @@ impl Trainer<'_> {
             if let Err(stop) = watch.check() {
                 if let Some(checkpoints) = &mut checkpoints
                     && checkpoints.is_wanted(state.step)
+                    && state.pulse.is_sound()
                 {
                     self.save(model, &state, checkpoints, watch);
                 }
@@ -168,7 +144,7 @@ impl Trainer<'_> {
         watch: &mut dyn Watch,
     ) -> State {
         let fresh = state::values(self.trainable(model));
-        let found = checkpoints.and_then(|all| all.newest(&fresh, &mut |message| watch.warn(message)));
+        let found = checkpoints.and_then(|all| all.newest(&fresh, &mut |message| watch.trouble(message)));
         let (state, weights) = found.unwrap_or_else(|| (State::default(), fresh));
         state::set_values(self.trainable(model), &weights);
         if state.step > 0 {
@@ -181,94 +157,12 @@ impl Trainer<'_> {
     fn save(&self, model: &mut Decoder, state: &State, checkpoints: &mut Checkpoints, watch: &mut dyn Watch) {
         let weights = state::values(self.trainable(model));
         if let Err(error) = checkpoints.save(state, &weights) {
-            watch.warn(&format!("the checkpoint of step {} is not written: {error:#}", state.step));
+            watch.trouble(&format!("the checkpoint of step {} is not written: {error:#}", state.step));
         }
-    }
-
-    fn evaluates(&self, state: &State, course: &Course) -> bool {
-        let due = state.step.is_multiple_of(course.eval_steps) || state.step == course.total;
-        self.held_out.is_some() && state.step > state.evaluated && due
-    }
-
-    fn evaluate(
-        &self,
-        model: &mut Decoder,
-        held_out: &TokenSet,
-        state: &mut State,
-        course: &Course,
-        watch: &mut dyn Watch,
-    ) {
-        let Some(eval_loss) = self.held_out_loss(model, held_out, watch) else { return };
-        let epoch = state.step as f64 / course.order.steps_per_epoch() as f64;
-        let evaluation = Evaluation { step: state.step, epoch, eval_loss };
-        let best = state.measure(&evaluation, self.params.early_stopping_threshold);
-        if best && self.params.load_best_model_at_end {
-            state.best_weights = state::values(self.trainable(model));
-        }
-        watch.evaluated(&evaluation);
     }
 
     fn ran_out_of_patience(&self, state: &State) -> bool {
         self.params.early_stopping_patience.is_some_and(|patience| state.best.waited >= patience)
-    }
-
-    /// The next step's figures and gradients, or none when `watch` wants the run to end.
-    fn gradients(
-        &self,
-        model: &mut Decoder,
-        state: &mut State,
-        course: &Course,
-        watch: &dyn Watch,
-    ) -> Option<(Update, Gradients)> {
-        let step = state.step;
-        let micro_batches = course.order.step(step);
-        let label_tokens = label_tokens(self.tokens, micro_batches.iter().flatten());
-        let denominator = label_tokens.max(1) as f64;
-        let rates = course.rates.as_ref().map(|rates| rates.at(step, &state.control));
-        let mut update = Update {
-            step: step + 1,
-            epoch: (step + 1) as f64 / course.order.steps_per_epoch() as f64,
-            loss: 0.0,
-            learning_rate: course.schedule.at(step),
-            grad_norm: 0.0,
-            tokens: micro_batches.iter().flatten().map(|row| self.tokens.row(*row).0.len()).sum(),
-            label_tokens,
-            dropped_ffns: 0,
-            trans_peft: rates.as_ref().map(|now| Intervention {
-                pc: now.pc,
-                pi: now.pi,
-                ..Default::default()
-            }),
-        };
-        let mut gradients = Gradients::new();
-        let mut masked = [0, 0];
-        for (index, rows) in micro_batches.iter().enumerate() {
-            watch.check().ok()?;
-            let place = (step, index);
-            let pass = self.accumulate(model, rows, place, rates.as_ref(), denominator, &mut gradients);
-            update.loss += pass.loss / denominator;
-            update.dropped_ffns += pass.dropped_ffns;
-            masked = [masked[0] + pass.masked[0], masked[1] + pass.masked[1]];
-            if index == 0
-                && let (Some(rates), Some(intervention)) = (&course.rates, &mut update.trans_peft)
-                && rates.measures(step)
-            {
-                let touched = pass.loss / update::label_tokens(self.tokens, rows).max(1) as f64;
-                intervention.loss_gap = Some(touched - self.micro_batch_loss(model, rows));
-            }
-        }
-        // Nothing interrupts the step any more, so what it drew may be counted.
-        if let (Some(rates), Some(intervention)) = (&course.rates, &mut update.trans_peft) {
-            intervention.masked = masked[0] as f64 / masked[1].max(1) as f64;
-            let ffns = model.layers.len() * micro_batches.len();
-            state.expected_drops += intervention.pc * ffns as f64;
-            state.masked = [state.masked[0] + masked[0], state.masked[1] + masked[1]];
-            if let Some(gap) = intervention.loss_gap {
-                rates.learn(step, gap, &mut state.control);
-            }
-        }
-        update.grad_norm = update::norm(&gradients);
-        Some((update, gradients))
     }
 
     fn finish(&self, model: &mut Decoder, state: State, course: &Course, watch: &mut dyn Watch) -> Finished {

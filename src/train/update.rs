@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 
-use super::{AdamW, Subject, Trainer, loss::cross_entropy};
+use super::{
+    AdamW, Intervention, Subject, Trainer, Update, Watch, course::Course, loss::cross_entropy, state::State,
+};
 use crate::{
     data::{IGNORED_LABEL, TokenSet},
     model::{Decoder, ForwardHook, ParamMut, TokenBatch, Untouched},
@@ -16,13 +18,13 @@ use crate::{
 pub(super) type Gradients = BTreeMap<String, Tensor<2>>;
 
 /// What one micro-batch added up to.
-pub(super) struct Pass {
+struct Pass {
     /// Sum of the loss over the label tokens, in nats.
-    pub(super) loss: f64,
+    loss: f64,
     /// FFNs that were left out.
-    pub(super) dropped_ffns: usize,
+    dropped_ffns: usize,
     /// Intermediate elements that were zeroed, and all that a mask covered.
-    pub(super) masked: [u64; 2],
+    masked: [u64; 2],
 }
 
 /// A row's targets (the labels moved one to the left) and how many count.
@@ -58,9 +60,68 @@ impl Trainer<'_> {
         }
     }
 
+    /// The next step's figures and gradients, or none when `watch` wants the run to end.
+    pub(super) fn gradients(
+        &self,
+        model: &mut Decoder,
+        state: &mut State,
+        course: &Course,
+        watch: &dyn Watch,
+    ) -> Option<(Update, Gradients)> {
+        let step = state.step;
+        let micro_batches = course.order.step(step);
+        let labelled = label_tokens(self.tokens, micro_batches.iter().flatten());
+        let denominator = labelled.max(1) as f64;
+        let rates = course.rates.as_ref().map(|rates| rates.at(step, &state.control));
+        let mut update = Update {
+            step: step + 1,
+            epoch: (step + 1) as f64 / course.order.steps_per_epoch() as f64,
+            loss: 0.0,
+            learning_rate: course.schedule.at(step),
+            grad_norm: 0.0,
+            tokens: micro_batches.iter().flatten().map(|row| self.tokens.row(*row).0.len()).sum(),
+            label_tokens: labelled,
+            dropped_ffns: 0,
+            trans_peft: rates.as_ref().map(|now| Intervention {
+                pc: now.pc,
+                pi: now.pi,
+                ..Default::default()
+            }),
+        };
+        let mut gradients = Gradients::new();
+        let mut masked = [0, 0];
+        for (index, rows) in micro_batches.iter().enumerate() {
+            watch.check().ok()?;
+            let place = (step, index);
+            let pass = self.accumulate(model, rows, place, rates.as_ref(), denominator, &mut gradients);
+            update.loss += pass.loss / denominator;
+            update.dropped_ffns += pass.dropped_ffns;
+            masked = [masked[0] + pass.masked[0], masked[1] + pass.masked[1]];
+            if index == 0
+                && let (Some(rates), Some(intervention)) = (&course.rates, &mut update.trans_peft)
+                && rates.measures(step)
+            {
+                let touched = pass.loss / label_tokens(self.tokens, rows).max(1) as f64;
+                intervention.loss_gap = Some(touched - self.micro_batch_loss(model, rows));
+            }
+        }
+        // Nothing interrupts the step any more, so what it drew may be counted.
+        if let (Some(rates), Some(intervention)) = (&course.rates, &mut update.trans_peft) {
+            intervention.masked = masked[0] as f64 / masked[1].max(1) as f64;
+            let ffns = model.layers.len() * micro_batches.len();
+            state.expected_drops += intervention.pc * ffns as f64;
+            state.masked = [state.masked[0] + masked[0], state.masked[1] + masked[1]];
+            if let Some(gap) = intervention.loss_gap {
+                rates.learn(step, gap, &mut state.control);
+            }
+        }
+        update.grad_norm = norm(&gradients);
+        Some((update, gradients))
+    }
+
     /// Adds one micro-batch's gradients, each divided by `denominator`. `rates` are those in force;
     /// none without Trans-PEFT.
-    pub(super) fn accumulate(
+    fn accumulate(
         &self,
         model: &mut Decoder,
         rows: &[usize],
@@ -130,7 +191,7 @@ impl Trainer<'_> {
 }
 
 /// The global norm of the gradients.
-pub(super) fn norm(gradients: &Gradients) -> f64 {
+fn norm(gradients: &Gradients) -> f64 {
     let squares = gradients.values().map(|grad| f64::from(grad.clone().square().sum().into_scalar::<f32>()));
     squares.sum::<f64>().sqrt()
 }

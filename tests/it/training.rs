@@ -31,7 +31,10 @@ struct Onlooker {
     updates: Vec<Update>,
     evaluations: Vec<Evaluation>,
     resumed: Option<usize>,
+    /// Of the run.
     warnings: Vec<String>,
+    /// Of the result.
+    signs: Vec<String>,
 }
 
 impl Watch for Onlooker {
@@ -51,8 +54,11 @@ impl Watch for Onlooker {
     fn evaluated(&mut self, evaluation: &Evaluation) {
         self.evaluations.push(evaluation.clone());
     }
-    fn warn(&mut self, message: &str) {
+    fn trouble(&mut self, message: &str) {
         self.warnings.push(message.to_owned());
+    }
+    fn warn(&mut self, message: &str) {
+        self.signs.push(message.to_owned());
     }
 }
 
@@ -387,6 +393,22 @@ fn a_diverging_run_ends_with_its_cause_and_keeps_its_checkpoint() {
     }
 }
 
+#[test]
+fn rates_that_did_nothing_are_told_at_the_end() {
+    for (pc, pi, words) in [(1e-9, 0.0, "no FFN was dropped"), (0.0, 1e-9, "no activation was masked")] {
+        let mut case = Case::adapter(RateSchedule::default());
+        let trans_peft = TransPeftParams { pc, pi, ..TransPeftParams::default() };
+        case.subject = Subject::Adapter { trans_peft, lora_dropout: 0.0 };
+        let mut onlooker = Onlooker::default();
+        case.run(None, &mut onlooker).unwrap();
+        let [sign] = &onlooker.signs[..] else { panic!("{:?}", onlooker.signs) };
+        assert!(sign.starts_with(words), "{sign}");
+    }
+    let mut onlooker = Onlooker::default();
+    Case::adapter(RateSchedule::default()).run(None, &mut onlooker).unwrap();
+    assert!(onlooker.signs.is_empty(), "{:?}", onlooker.signs);
+}
+
 /// The shipped tiny base, and `steps` optimizer steps on it.
 fn recipe(steps: usize, optimizer: &str) -> String {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny");
@@ -492,7 +514,8 @@ fn ctrl_c_saves_and_force_starts_afresh() {
         assert_eq!(child.wait().unwrap().code(), Some(143));
         assert_eq!(said.contains("resumes at step"), resumes, "{said}");
     }
-    space.expect(0, &["cache", "clean"]);
+    let ran = space.expect(0, &["cache", "clean", "--checkpoints"]);
+    assert!(ran.stdout.starts_with("removed the checkpoints of 1 step, "), "{}", ran.stdout);
     assert!(!space.path().join("cache/steps-v1/checkpoints").exists());
 }
 
@@ -526,4 +549,47 @@ fn a_run_leaves_curves_for_tensorboard() {
     let (yes, no) = (true, false);
     // The file's version, three steps (the gap is measured in the first), and the end's measurement.
     assert_eq!(tags, [no, no, no, yes, yes, no, yes, no, no, yes, no, no, no, no, yes]);
+}
+
+#[test]
+fn a_checkpoint_damaged_on_the_disk_is_warned_of_once() {
+    let space = Space::new(&recipe(40, "save_steps: 4"));
+    let mut child = space.command(&["run", "-q"]).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_checkpoint(&space, 4);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let [key] = &steps_in(&space.path().join("cache/steps-v1/checkpoints"))[..] else { panic!() };
+    let folder = space.path().join("cache/steps-v1/checkpoints").join(key);
+    let newest = steps_in(&folder).into_iter().rfind(|name| name.starts_with("step-")).unwrap();
+    let file = folder.join(&newest).join("optimizer.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    let ran = space.expect(0, &["run", "-q"]);
+    let step: usize = newest.trim_start_matches("step-").parse().unwrap();
+    let words = format!("warning: train: the checkpoint of step {step} is damaged and not used: ");
+    assert!(ran.stderr.starts_with(&words), "{}", ran.stderr);
+    let resumed = artifact(&space);
+    // The result is whole, so nobody hears of it again.
+    assert_eq!(space.expect(0, &["run", "-q"]).stderr, "");
+    let whole = Space::new(&recipe(40, "save_steps: 0"));
+    whole.expect(0, &["run"]);
+    assert_eq!(artifact(&whole).file_name(), resumed.file_name());
+}
+
+#[test]
+fn rows_of_another_step_can_be_held_out() {
+    let tokens = "  others: { uses: dataset, with: { source: \"TINY/test.jsonl.gz\", format: alpaca, split: \"[:5]\" } }\n  \
+                  other_tokens: { uses: tokenize, with: { base: \"${{ steps.old }}\", dataset: \"${{ steps.others }}\", prompt: plain, max_seq_length: 64 } }\n";
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny").display().to_string();
+    let text = recipe(2, "save_steps: 0")
+        .replace("validation_split: 0.2", "eval_tokens: \"${{ steps.other_tokens }}\"");
+    let space = Space::new(&(text + &tokens.replace("TINY", &tiny)));
+    space.expect(0, &["run"]);
+    let read = |name: &str| std::fs::read_to_string(artifact(&space).join(name)).unwrap();
+    let json = |name: &str| serde_json::from_str::<serde_json::Value>(&read(name)).unwrap();
+    assert!(json("evergraft.json")["eval_tokens_digest"].as_str().unwrap().starts_with("blake3:"));
+    let (lines, summary) = (read("metrics.jsonl"), json("train.json"));
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!((last["step"].as_u64(), &last["eval_loss"]), (Some(2), &summary["eval_loss"]));
+    assert_eq!(summary["best_step"], 2);
 }

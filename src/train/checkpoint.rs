@@ -18,11 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::state::{State, Tensors};
+use super::state::{State, Tensors, first_broken};
 use crate::{
     digest::Digest,
     durable::{self, checked_json, parse_checked_json},
@@ -109,7 +109,7 @@ impl Checkpoints {
     /// Writes one and removes the oldest beyond the limit.
     ///
     /// # Errors
-    /// When the disk is full; those before it are still there.
+    /// When the disk is full or a weight is not finite; those before it are still there.
     pub(super) fn save(&mut self, state: &State, weights: &Tensors) -> anyhow::Result<()> {
         let start = Instant::now();
         fs::create_dir_all(&self.folder)
@@ -177,6 +177,9 @@ fn write(folder: &Path, state: &State, weights: &Tensors) -> anyhow::Result<()> 
         updates.insert(name.to_owned(), steps);
         moments.insert(format!("first.{name}"), first.clone());
         moments.insert(format!("second.{name}"), second.clone());
+    }
+    if let Some(name) = first_broken(weights) {
+        bail!("`{name}` is not finite");
     }
     write_tensors(&folder.join(WEIGHTS), weights)?;
     write_tensors(&folder.join(OPTIMIZER), &moments)?;

@@ -5,14 +5,17 @@ use std::{collections::VecDeque, fmt::Write as _};
 use serde::{Deserialize, Serialize};
 
 use super::Update;
-use crate::{error::hinted, params::OptimizerParams};
+use crate::{
+    error::{count, hinted},
+    params::OptimizerParams,
+};
 
 /// Sound losses that the running median is taken of.
 const REMEMBERED: usize = 64;
 /// Losses that make up the start of a run.
 const START: usize = 10;
 /// A loss counts as exploding above this many medians, if it is also above the start's.
-const FACTOR: f64 = 3.0;
+const FACTOR: f64 = 2.0;
 /// Exploding losses in a row that end a run, and gradients in a row that are exactly zero.
 const PATIENCE: usize = 10;
 
@@ -81,7 +84,9 @@ impl Pulse {
         let update = broken.update;
         let mut text = format!("training diverged in step {}: ", update.step);
         let _ = match (&broken.broken_weight, &broken.broken_gradient) {
-            (Some(name), _) => write!(text, "the weight `{name}` was not finite any more before this step"),
+            (Some(name), _) => {
+                write!(text, "the weight `{name}` is not finite since the update of step {}", update.step - 1)
+            }
             _ if !update.loss.is_finite() => {
                 write!(
                     text,
@@ -116,8 +121,10 @@ impl Pulse {
         if let Some(intervention) = &update.trans_peft {
             let _ = write!(
                 text,
-                ", pc {} and pi {} ({} FFNs dropped)",
-                intervention.pc, intervention.pi, update.dropped_ffns
+                ", pc {} and pi {} ({} dropped)",
+                intervention.pc,
+                intervention.pi,
+                count(update.dropped_ffns, "FFN")
             );
         }
         if let Some(last) = self.norms.back() {
@@ -205,7 +212,7 @@ mod tests {
             pulse.diagnosis(&broken, &OptimizerParams::default(), "nothing is kept")
         };
         let text = say(Some("w".to_owned()), None, &nan).to_string();
-        assert!(text.contains("the weight `w` was not finite"), "{text}");
+        assert!(text.contains("the weight `w` is not finite since the update of step 1"), "{text}");
         assert!(text.contains("learning rate 3.00e-4, pc 0.2 and pi 0.1 (2 FFNs dropped)"), "{text}");
         let text = say(None, None, &nan).to_string();
         assert!(text.contains("step 2: the loss is NaN while all weights are finite"), "{text}");

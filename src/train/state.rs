@@ -91,3 +91,12 @@ pub(super) fn set_values(params: Vec<ParamMut<'_>>, values: &Tensors) {
         }
     }
 }
+
+/// The first of some tensors that holds a number that is not finite.
+pub(super) fn first_broken(tensors: &Tensors) -> Option<String> {
+    let broken = |tensor: &Tensor<2>| {
+        let data = tensor.to_data().convert::<f32>();
+        !data.iter::<f32>().all(f32::is_finite)
+    };
+    tensors.iter().find(|(_, tensor)| broken(tensor)).map(|(name, _)| name.clone())
+}

@@ -12,7 +12,6 @@ use super::{
     divergence::{Break, Pulse},
     signatures,
     state::{self, State},
-    update,
 };
 use crate::{
     data::TokenSet,
@@ -110,8 +109,8 @@ impl Trainer<'_> {
                 let kept = checkpoints.as_ref().map_or_else(String::new, Checkpoints::describe);
                 let broken = Break {
                     update: &update,
-                    broken_weight: update::first_broken(&state::values(self.trainable(model))),
-                    broken_gradient: update::first_broken(&gradients),
+                    broken_weight: state::first_broken(&state::values(self.trainable(model))),
+                    broken_gradient: state::first_broken(&gradients),
                 };
                 return Err(state.pulse.diagnosis(&broken, self.params, &kept));
             }

@@ -1,11 +1,12 @@
 //! One optimizer step: forward and backward over its micro-batches, clipping, AdamW.
 
-use std::collections::BTreeMap;
-
 use burn::tensor::Tensor;
 
 use super::{
-    AdamW, Intervention, Subject, Trainer, Update, Watch, course::Course, loss::cross_entropy, state::State,
+    AdamW, Intervention, Subject, Trainer, Update, Watch,
+    course::Course,
+    loss::cross_entropy,
+    state::{State, Tensors},
 };
 use crate::{
     data::{IGNORED_LABEL, TokenSet},
@@ -13,9 +14,6 @@ use crate::{
     params::TransPeftParams,
     peft::TransPeft,
 };
-
-/// Gradients by parameter name.
-pub(super) type Gradients = BTreeMap<String, Tensor<2>>;
 
 /// What one micro-batch added up to.
 struct Pass {
@@ -67,7 +65,7 @@ impl Trainer<'_> {
         state: &mut State,
         course: &Course,
         watch: &dyn Watch,
-    ) -> Option<(Update, Gradients)> {
+    ) -> Option<(Update, Tensors)> {
         let step = state.step;
         let micro_batches = course.order.step(step);
         let labelled = label_tokens(self.tokens, micro_batches.iter().flatten());
@@ -88,7 +86,7 @@ impl Trainer<'_> {
                 ..Default::default()
             }),
         };
-        let mut gradients = Gradients::new();
+        let mut gradients = Tensors::new();
         let mut masked = [0, 0];
         for (index, rows) in micro_batches.iter().enumerate() {
             watch.check().ok()?;
@@ -128,7 +126,7 @@ impl Trainer<'_> {
         (step, index): (usize, usize),
         rates: Option<&TransPeftParams>,
         denominator: f64,
-        gradients: &mut Gradients,
+        gradients: &mut Tensors,
     ) -> Pass {
         let (batch, targets) = batch(self.tokens, rows, self.pad, model);
         let hook = rates.map(|rates| {
@@ -142,7 +140,7 @@ impl Trainer<'_> {
         let hidden = model.hidden(&batch, None, hook_or_none);
         let with_head = matches!(self.subject, Subject::Everything);
         let loss = cross_entropy(model, &hidden.clone().inner(), &targets, denominator, with_head);
-        let add = |gradients: &mut Gradients, name: String, grad: Tensor<2>| {
+        let add = |gradients: &mut Tensors, name: String, grad: Tensor<2>| {
             let sum = match gradients.remove(&name) {
                 Some(sum) => sum + grad,
                 None => grad,
@@ -173,7 +171,7 @@ impl Trainer<'_> {
     pub(super) fn apply(
         &self,
         model: &mut Decoder,
-        mut gradients: Gradients,
+        mut gradients: Tensors,
         norm: f64,
         optimizer: &mut AdamW,
         lr: f64,
@@ -191,16 +189,7 @@ impl Trainer<'_> {
 }
 
 /// The global norm of the gradients.
-fn norm(gradients: &Gradients) -> f64 {
+fn norm(gradients: &Tensors) -> f64 {
     let squares = gradients.values().map(|grad| f64::from(grad.clone().square().sum().into_scalar::<f32>()));
     squares.sum::<f64>().sqrt()
-}
-
-/// The first of some tensors that holds a number that is not finite.
-pub(super) fn first_broken(tensors: &Gradients) -> Option<String> {
-    let broken = |tensor: &Tensor<2>| {
-        let data = tensor.to_data().convert::<f32>();
-        !data.iter::<f32>().all(f32::is_finite)
-    };
-    tensors.iter().find(|(_, tensor)| broken(tensor)).map(|(name, _)| name.clone())
 }

@@ -388,6 +388,15 @@ fn a_diverging_run_ends_with_its_cause_and_keeps_its_checkpoint() {
         assert!(text.contains("training diverged in step ") && text.contains(cause), "{text}");
         assert!(text.contains("learning rate ") && text.contains("pc 0.3 and pi 0.2"), "{text}");
         assert!(text.contains("the checkpoint of step "), "{text}");
+        // The checkpoint that is kept holds no broken weight.
+        for step in steps_in(dir.path()) {
+            use evergraft::model::WeightSource as _;
+            let file = dir.path().join(step).join("weights.safetensors");
+            let weights = evergraft::model::SafetensorsWeights::open_file(&file).unwrap();
+            for name in weights.names() {
+                assert!(weights.load(&name).unwrap().iter().all(|value| value.is_finite()), "{name}");
+            }
+        }
         let hint = evergraft::error::hint_of(&error).unwrap();
         assert!(hint.contains("halve `pc` and `pi` first") && hint.contains("max_grad_norm: 1"), "{hint}");
     }

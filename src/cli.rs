@@ -213,9 +213,12 @@ pub enum CacheCommand {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Remove everything.
-    #[command(after_help = "Example: evergraft cache clean --lock-timeout 60")]
+    /// Remove everything, or what unfinished steps left.
+    #[command(after_help = "Example: evergraft cache clean --checkpoints")]
     Clean {
+        /// Remove only the checkpoints of steps that were stopped; they start over then.
+        #[arg(long)]
+        checkpoints: bool,
         /// Seconds to wait for those who use it [default: as long as they live].
         #[arg(long, value_name = "SECONDS")]
         lock_timeout: Option<u64>,

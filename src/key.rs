@@ -65,6 +65,7 @@ impl StepKey {
         if let Some(device) = params.get_mut("device") {
             *device = json!(device_class(device));
         }
+        node.kind.not_in_key.iter().for_each(|field| forget(&mut params, field));
         let mut printed = Vec::new();
         if node.kind.name == "report" {
             let mut seen = BTreeMap::new();
@@ -158,6 +159,16 @@ fn name_web_files(params: &mut Value, node: &StepNode, with_name: bool) {
                 slot["name"] = json!(file_name(url));
             }
         }
+    }
+}
+
+/// Removes the field at a dotted path.
+fn forget(params: &mut Value, path: &str) {
+    let (folder, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let mut folders = folder.split('.').filter(|part| !part.is_empty());
+    let parent = folders.try_fold(params, |value, part| value.get_mut(part));
+    if let Some(Value::Object(fields)) = parent {
+        fields.shift_remove(name);
     }
 }
 

@@ -16,6 +16,7 @@ pub mod data;
 pub mod device;
 pub mod diagnostic;
 pub mod digest;
+mod durable;
 pub mod env;
 pub mod error;
 pub mod eval;

@@ -1,5 +1,5 @@
 //! The step cache: artifacts by content, one record a key as the only commit point, kernel locks.
-//! Nothing else writes below the cache folder, but for downloads.
+//! Nothing else writes below the cache folder, but for downloads and checkpoints.
 //!
 //! ```text
 //! <cache>/CACHEDIR.TAG, use.lock
@@ -8,11 +8,11 @@
 //! <cache>/steps-v1/logs/ab/<key>.txt     the log of the run that made it
 //! <cache>/steps-v1/last/<node>           the key that a node of a recipe last had, for `explain`
 //! <cache>/steps-v1/sources/<path>      digests of files outside the cache, so that they are read once
+//! <cache>/steps-v1/checkpoints/<key>/   where a killed training goes on; gone once its result is there
 //! <cache>/steps-v1/locks/<key>, tmp/
 //! <cache>/downloads-v1/<sha256>/         files of the web, kept by the steps that fetch them
 //! ```
 
-mod atomic;
 mod lock;
 mod record;
 mod sources;

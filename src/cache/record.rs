@@ -5,8 +5,11 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::atomic;
-use crate::{digest::Digest, key::StepKey};
+use crate::{
+    digest::Digest,
+    durable::{self, checked_json, parse_checked_json},
+    key::StepKey,
+};
 
 /// A finished step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,7 +62,7 @@ impl Record {
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
         ensure!(about.len() <= MAX_BYTES, "the record is too long");
-        let record: Self = parse(&fs::read(path)?)?;
+        let record: Self = parse_checked_json(&fs::read(path)?)?;
         ensure!(
             &record.digest == digest && record.key.digest() == *digest,
             "the record belongs to another key"
@@ -68,21 +71,6 @@ impl Record {
     }
 
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
-        atomic::write(path, &serialise(self)?)
+        durable::write(path, &checked_json(self)?)
     }
-}
-
-/// A checksum line, then JSON: any changed or missing byte shows.
-pub(super) fn serialise<T: Serialize>(value: &T) -> anyhow::Result<Vec<u8>> {
-    let json = serde_json::to_vec_pretty(value)?;
-    let mut bytes = format!("{}\n", Digest::of_bytes(&json)).into_bytes();
-    bytes.extend(json);
-    Ok(bytes)
-}
-
-pub(super) fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> anyhow::Result<T> {
-    let end = bytes.iter().position(|byte| *byte == b'\n').context("the checksum line is missing")?;
-    let (check, json) = (&bytes[..end], &bytes[end + 1..]);
-    ensure!(check == Digest::of_bytes(json).to_string().as_bytes(), "the checksum does not match");
-    Ok(serde_json::from_slice(json)?)
 }

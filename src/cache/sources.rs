@@ -10,12 +10,11 @@ use std::{
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    atomic,
-    record::{parse, serialise},
-    store::{BUCKET, Cache},
+use super::store::{BUCKET, Cache};
+use crate::{
+    digest::Digest,
+    durable::{self, checked_json, parse_checked_json},
 };
-use crate::digest::Digest;
 
 /// A file that changed so recently may change again without a visible trace: clocks of file
 /// systems tick coarsely. Its digest is not remembered.
@@ -64,7 +63,7 @@ impl Cache {
         let looks = looks(path)?;
         let name = Digest::of_bytes(path.as_os_str().as_encoded_bytes());
         let memory = self.root.join(BUCKET).join("sources").join(name.hex());
-        let known = std::fs::read(&memory).ok().and_then(|bytes| parse::<Source>(&bytes).ok());
+        let known = std::fs::read(&memory).ok().and_then(|bytes| parse_checked_json::<Source>(&bytes).ok());
         if let Some(known) = known.filter(|known| known.path == path && known.looks == looks) {
             return Ok(known);
         }
@@ -74,10 +73,10 @@ impl Cache {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let settled = now.saturating_sub(SETTLED).as_nanos() as i128;
         if newest.is_some_and(|newest| newest < settled)
-            && let Ok(bytes) = serialise(&source)
+            && let Ok(bytes) = checked_json(&source)
         {
             // Only speed suffers when this fails.
-            let _ = atomic::write(&memory, &bytes);
+            let _ = durable::write(&memory, &bytes);
         }
         Ok(source)
     }
@@ -149,7 +148,7 @@ mod tests {
         let planted = Source { digest: Digest::of_bytes(b"planted"), ..fresh };
         let name = Digest::of_bytes(path.as_os_str().as_encoded_bytes());
         let memory = cache.root().join(BUCKET).join("sources").join(name.hex());
-        atomic::write(&memory, &serialise(&planted).unwrap()).unwrap();
+        durable::write(&memory, &checked_json(&planted).unwrap()).unwrap();
         assert_eq!(cache.source(&path).unwrap(), planted);
         // A damaged memory is none.
         std::fs::write(&memory, "blake3:torn").unwrap();

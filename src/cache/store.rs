@@ -10,18 +10,20 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{
-    atomic,
     lock::{self, LockOptions, UseLock},
-    record::{self, ArtifactFile, Record},
+    record::{ArtifactFile, Record},
 };
 use crate::{
     digest::Digest,
+    durable::{self, checked_json, parse_checked_json},
     error::{Error, hinted},
     key::StepKey,
 };
 
 /// The folder of everything that this format of the cache holds.
 pub(super) const BUCKET: &str = "steps-v1";
+/// The folder of what unfinished steps go on from.
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 /// The folder of files of the web, by their digest.
 pub(super) const DOWNLOADS: &str = "downloads-v1";
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of evergraft; `evergraft cache clean` empties it.\n";
@@ -213,10 +215,10 @@ impl Cache {
         }
         let files = list(&out)?;
         let artifact = content(&files);
-        atomic::sync_tree(&out)?;
+        durable::sync_tree(&out)?;
         let files = self.place_artifact(&out, &artifact, files)?;
         let log = fs::read(workspace.log()).unwrap_or_default();
-        atomic::write(&self.log_path(&lock.digest), &log)?;
+        durable::write(&self.log_path(&lock.digest), &log)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let record = Record {
             digest: lock.digest.clone(),
@@ -230,22 +232,34 @@ impl Cache {
             warnings,
         };
         record.write(&self.record_path(&lock.digest))?;
+        self.forget_checkpoints(lock);
         Ok(record)
+    }
+
+    /// Where a step keeps what it needs to go on after a kill. It outlives the workspace and goes
+    /// with the commit.
+    pub fn checkpoints(&self, lock: &EntryLock) -> PathBuf {
+        self.root.join(BUCKET).join(CHECKPOINTS).join(lock.digest.hex())
+    }
+
+    /// Makes the step start afresh. What cannot be removed is only in the way of disk space.
+    pub fn forget_checkpoints(&self, lock: &EntryLock) {
+        let _ = fs::remove_dir_all(self.checkpoints(lock));
     }
 
     /// Remembers the key that a node of a recipe has now; `explain` compares with it.
     pub fn remember(&self, recipe: &str, node: &str, key: &StepKey) {
         if self.last_key(recipe, node).as_ref() != Some(key)
-            && let Ok(bytes) = record::serialise(key)
+            && let Ok(bytes) = checked_json(key)
         {
             // Only explanations suffer when this fails.
-            let _ = atomic::write(&self.last_path(recipe, node), &bytes);
+            let _ = durable::write(&self.last_path(recipe, node), &bytes);
         }
     }
 
     /// The key that a node of a recipe had when it last ran or was found.
     pub fn last_key(&self, recipe: &str, node: &str) -> Option<StepKey> {
-        record::parse(&fs::read(self.last_path(recipe, node)).ok()?).ok()
+        parse_checked_json(&fs::read(self.last_path(recipe, node)).ok()?).ok()
     }
 
     /// Where steps keep files of the web by their digest.
@@ -371,7 +385,7 @@ impl Cache {
             }
             match fs::rename(out, &place) {
                 Ok(()) => {
-                    atomic::sync_dir(parent)?;
+                    durable::sync_dir(parent)?;
                     return Ok(files);
                 }
                 // Somebody else was faster.

@@ -1,13 +1,17 @@
 //! `cache verify`, `size` and `clean`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 
 use super::{
-    record::{self, Record},
-    store::{BUCKET, Cache, DOWNLOADS, content, list},
+    record::Record,
+    store::{BUCKET, CHECKPOINTS, Cache, DOWNLOADS, content, list},
 };
+use crate::durable::parse_checked_json;
 
 /// One thing that is not as it was saved.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -23,6 +27,8 @@ pub struct Damage {
 pub struct Size {
     /// Committed steps.
     pub records: u64,
+    /// Steps that were stopped and can go on.
+    pub unfinished: u64,
     /// Bytes of everything.
     pub bytes: u64,
 }
@@ -44,7 +50,7 @@ impl Cache {
             on_record();
             let mut report = |path: PathBuf, problem: String| damage.push(Damage { path, problem });
             let record: Record =
-                match fs::read(entry.path()).map_err(Into::into).and_then(|b| record::parse(&b)) {
+                match fs::read(entry.path()).map_err(Into::into).and_then(|b| parse_checked_json(&b)) {
                     Ok(record) => record,
                     Err(error) => {
                         report(entry.path().to_owned(), format!("the record is damaged: {error:#}"));
@@ -68,10 +74,21 @@ impl Cache {
 
     /// Counts records and bytes.
     pub fn size(&self) -> Size {
+        let mut size = self.size_of(&[BUCKET, DOWNLOADS].map(|name| self.root.join(name)));
+        size.unfinished = self.size_of_checkpoints().unfinished;
+        size
+    }
+
+    fn size_of_checkpoints(&self) -> Size {
+        let folder = self.root.join(BUCKET).join(CHECKPOINTS);
+        let steps = fs::read_dir(&folder).into_iter().flatten().count();
+        Size { unfinished: steps as u64, ..self.size_of(&[folder]) }
+    }
+
+    fn size_of(&self, folders: &[PathBuf]) -> Size {
         let mut size = Size::default();
         let records = self.root.join(BUCKET).join("records");
-        let folders = [BUCKET, DOWNLOADS].map(|name| walkdir::WalkDir::new(self.root.join(name)));
-        for entry in folders.into_iter().flatten().flatten() {
+        for entry in folders.iter().flat_map(walkdir::WalkDir::new).flatten() {
             if let Ok(about) = entry.metadata()
                 && about.is_file()
             {
@@ -82,6 +99,16 @@ impl Cache {
         size
     }
 
+    /// Removes what unfinished steps would go on from. The caller holds [`Cache::lock_alone`].
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn clean_checkpoints(&self) -> anyhow::Result<Size> {
+        let size = self.size_of_checkpoints();
+        remove(&self.root.join(BUCKET).join(CHECKPOINTS))?;
+        Ok(size)
+    }
+
     /// Removes everything. The caller holds [`Cache::lock_alone`].
     ///
     /// # Errors
@@ -89,11 +116,17 @@ impl Cache {
     pub fn clean(&self) -> anyhow::Result<Size> {
         let size = self.size();
         for folder in [BUCKET, DOWNLOADS].map(|name| self.root.join(name)) {
-            if folder.exists() {
-                fs::remove_dir_all(&folder)
-                    .with_context(|| format!("cannot remove `{}`", folder.display()))?;
-            }
+            remove(&folder)?;
         }
         Ok(size)
+    }
+}
+
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove `{}`", folder.display()))
+        }
+        _ => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ use super::shared::{cache_root, open_cache, print, print_json};
 use crate::{
     cache::LockOptions,
     cli::{CacheCommand, Cli, Format},
-    error::Error,
+    error::{Error, count},
     exec,
 };
 
@@ -24,7 +24,12 @@ pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
             match format {
                 Format::Json => print_json(&size),
                 Format::Text => {
-                    print(&format!("{} results, {}\n", size.records, indicatif::BinaryBytes(size.bytes)))
+                    let unfinished = match size.unfinished {
+                        0 => String::new(),
+                        n => format!(", checkpoints of {}", count(n as usize, "unfinished step")),
+                    };
+                    let bytes = indicatif::BinaryBytes(size.bytes);
+                    print(&format!("{} results{unfinished}, {bytes}\n", size.records))
                 }
             }
         }
@@ -45,7 +50,7 @@ pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
                 n => Err(Error::Integrity(format!("{n} results are damaged; the next run makes them anew"))),
             }
         }
-        CacheCommand::Clean { lock_timeout } => {
+        CacheCommand::Clean { lock_timeout, checkpoints } => {
             let cancel = exec::watch_signals()?;
             let on_wait = |message: &str| eprintln!("{message}");
             let options = LockOptions {
@@ -54,8 +59,12 @@ pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
                 on_wait: &on_wait,
             };
             let _alone = cache.lock_alone(&options)?;
-            let size = cache.clean()?;
-            print(&format!("removed {} results, {}\n", size.records, indicatif::BinaryBytes(size.bytes)))
+            let size = if *checkpoints { cache.clean_checkpoints()? } else { cache.clean()? };
+            let what = match checkpoints {
+                true => format!("the checkpoints of {}", count(size.unfinished as usize, "step")),
+                false => format!("{} results", size.records),
+            };
+            print(&format!("removed {what}, {}\n", indicatif::BinaryBytes(size.bytes)))
         }
     }
 }

@@ -175,6 +175,7 @@ pub fn run(
         keys: &keys,
         observer,
         lock_timeout: options.lock_timeout,
+        tensorboard: dispatcher.summary.folder.join("tensorboard"),
     };
     std::thread::scope(|scope| {
         let (sender, messages) = mpsc::channel();

@@ -15,7 +15,7 @@ use petgraph::graph::NodeIndex;
 
 use super::keys::{Keys, as_input, reason};
 use crate::{
-    cache::{Cache, LockOptions, Lookup, MissReason, Record},
+    cache::{Cache, LockOptions, Lookup, MissReason, Record, Workspace},
     cancel::{Cancel, Cancelled},
     digest::Digest,
     error::Error,
@@ -59,6 +59,8 @@ pub(super) struct Worker<'a> {
     pub(super) keys: &'a Keys<'a>,
     pub(super) observer: &'a dyn Observer,
     pub(super) lock_timeout: Option<Duration>,
+    /// Parent of the steps' folders for TensorBoard.
+    pub(super) tensorboard: PathBuf,
 }
 
 /// One assignment.
@@ -127,13 +129,17 @@ impl Worker<'_> {
                 "its cached result is damaged".to_owned()
             }
         };
+        if job.forced {
+            self.cache.forget_checkpoints(&lock);
+        }
         let _ = messages.send(Message::Started(job.index, why));
         let mut attempt = 0;
         loop {
             attempt += 1;
             let workspace = self.cache.workspace(&lock)?;
             let start = Instant::now();
-            let ran = self.attempt(job, &digest, &workspace.out(), &workspace.log());
+            let checkpoints = self.cache.checkpoints(&lock);
+            let ran = self.attempt(job, &digest, &workspace, &checkpoints);
             *log = std::fs::read(workspace.log()).unwrap_or_default();
             match ran {
                 Ok(()) => {
@@ -163,16 +169,24 @@ impl Worker<'_> {
         }
     }
 
-    fn attempt(&self, job: &Job, key: &Digest, out: &Path, log: &PathBuf) -> anyhow::Result<()> {
-        let log =
-            Mutex::new(File::options().create(true).append(true).open(log).context("cannot make the log")?);
+    fn attempt(
+        &self,
+        job: &Job,
+        key: &Digest,
+        workspace: &Workspace,
+        checkpoints: &Path,
+    ) -> anyhow::Result<()> {
+        let log = File::options().create(true).append(true).open(workspace.log());
+        let log = Mutex::new(log.context("cannot make the log")?);
         let progress = self.observer.progress(&job.node.id);
         let context = StepContext {
             node: &job.node.id,
             key,
-            out,
+            out: &workspace.out(),
+            checkpoints,
             inputs: &job.inputs,
             downloads: &self.cache.downloads(),
+            tensorboard: &self.tensorboard.join(&job.node.id),
             progress: progress.as_ref(),
             cancel: &job.cancel,
             log: &log,

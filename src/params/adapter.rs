@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{common::Problem, train::below_one};
+use super::common::{Problem, below_one};
 
 /// Which adapter is trained. Names are PEFT's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

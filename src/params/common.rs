@@ -19,6 +19,9 @@ pub trait StepParams: DeserializeOwned + Serialize + JsonSchema {
     /// One sentence for `evergraft schema` and the documentation.
     const ABOUT: &'static str;
 
+    /// Dotted paths of fields that change no byte of the result, and so stay out of the key.
+    const NOT_IN_KEY: &'static [&'static str] = &[];
+
     /// Which fields may hold addresses (`hf://`, `https://`) instead of paths.
     const REMOTE: Option<RemoteFields> = None;
 
@@ -135,6 +138,11 @@ impl JsonSchema for ArtifactRef {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct SourceFile(pub PathBuf);
+
+/// A problem unless `value` lies in [0, 1).
+pub(super) fn below_one(field: &str, value: f64) -> Option<Problem> {
+    (!(0.0..1.0).contains(&value)).then(|| Problem::new(field, format!("must lie in [0, 1), found {value}")))
+}
 
 /// Whether a path below a step's folder is empty, absolute or climbs out.
 pub(super) fn leaves_its_folder(path: &str) -> bool {

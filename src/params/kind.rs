@@ -21,6 +21,8 @@ pub struct Kind {
     pub about: &'static str,
     /// See [`StepParams::LIST_FIELDS`].
     pub list_fields: &'static [&'static str],
+    /// See [`StepParams::NOT_IN_KEY`].
+    pub not_in_key: &'static [&'static str],
     /// JSON Schema of `with:`.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads resolved parameters (references as `{"$step": id}`).
@@ -46,6 +48,7 @@ const fn kind<P: StepParams>() -> Kind {
         version: P::VERSION,
         about: P::ABOUT,
         list_fields: P::LIST_FIELDS,
+        not_in_key: P::NOT_IN_KEY,
         schema: |generator| generator.subschema_for::<P>(),
         parse: |value| {
             let params: P = serde_path_to_error::deserialize(value)?;
@@ -113,7 +116,7 @@ impl Kind {
     pub fn referable(&self, field: &str) -> Option<&'static [&'static str]> {
         Some(match (self.name, field) {
             (_, "base") | ("swap", "to") => &["base", "pretrain", "merge"],
-            (_, "tokens") => &["tokenize"],
+            (_, "tokens" | "eval_tokens") => &["tokenize"],
             (_, "dataset") | ("eval", "tasks.*.dataset") | ("base", "init.tokenizer.text") => &["dataset"],
             ("swap", "adapter") => &["train"],
             ("merge", "adapter") => &["train", "swap"],

@@ -3,6 +3,8 @@
 //! Every decision is a function of (seed, purpose, step, micro-batch, layer), never of carried
 //! state: a recomputation repeats it, and a resumed run needs nothing saved.
 
+use std::cell::Cell;
+
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::{
@@ -21,6 +23,8 @@ pub struct TransPeft {
     /// Optimizer step and micro-batch within it.
     place: [u64; 2],
     dropped: Vec<bool>,
+    /// Elements that the masks zeroed, and all of theirs.
+    masked: Cell<[u64; 2]>,
     device: Device,
 }
 
@@ -46,6 +50,7 @@ impl TransPeft {
             seed,
             place,
             dropped,
+            masked: Cell::default(),
             device: device.clone(),
         }
     }
@@ -55,6 +60,11 @@ impl TransPeft {
         &self.dropped
     }
 
+    /// How many intermediate elements were zeroed in this pass so far, and of how many.
+    pub fn masked(&self) -> [u64; 2] {
+        self.masked.get()
+    }
+
     /// `keep` where the draw is above `rate`, else 0. Drawn in f32 whatever the model's dtype: a
     /// uniform in bf16 lands on multiples of 1/256 and would shift the rate.
     fn bernoulli(&self, purpose: &str, place: &[u64], shape: [usize; 2], rate: f64, keep: f32) -> Tensor<2> {
@@ -62,6 +72,11 @@ impl TransPeft {
         let rate = rate as f32;
         let values: Vec<f32> =
             (0..shape[0] * shape[1]).map(|_| if random.unit_f32() > rate { keep } else { 0.0 }).collect();
+        if purpose == "pi" {
+            let [zeroed, all] = self.masked.get();
+            let now = values.iter().filter(|value| **value == 0.0).count();
+            self.masked.set([zeroed + now as u64, all + values.len() as u64]);
+        }
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 }

@@ -55,7 +55,20 @@ impl Progress for Bar {
         self.0.reset();
     }
 
+    fn note(&self, message: &str) {
+        self.0.println(format!("         {}  {message}", self.0.prefix()));
+    }
+
+    fn warn(&self, message: &str) {
+        self.0.println(format!("warning: {}: {message}", self.0.prefix()));
+    }
+
     fn update(&self, done: u64, message: &str) {
+        // A resumed step jumps ahead: that says nothing about its speed.
+        if self.0.position() == 0 && done > 1 {
+            self.0.set_position(done);
+            self.0.reset_eta();
+        }
         self.0.set_position(done);
         self.0.set_message(message.to_owned());
     }

@@ -31,6 +31,21 @@ pub enum Event {
         /// What.
         message: String,
     },
+    /// A running step says how far it is, at most every few seconds.
+    StepProgress {
+        /// Node id.
+        step: String,
+        /// Units done.
+        done: u64,
+        /// Units in all, where that is known.
+        total: Option<u64>,
+        /// What is counted, e.g. `steps`.
+        unit: &'static str,
+        /// Seconds until the end at the speed so far.
+        eta_seconds: Option<f64>,
+        /// The newest figures.
+        message: String,
+    },
     /// The run waits for another process.
     RunWaiting {
         /// For what.

@@ -3,12 +3,15 @@
 mod bars;
 mod event;
 mod json;
+mod pace;
 mod plain;
+mod tensorboard;
 
 pub use bars::Bars;
 pub use event::{Event, Observer};
 pub use json::JsonLines;
 pub use plain::Plain;
+pub use tensorboard::EventFile;
 
 /// A place where one step reports how far it is.
 pub trait Progress: Send + Sync {
@@ -16,6 +19,10 @@ pub trait Progress: Send + Sync {
     fn begin(&self, total: Option<u64>, unit: &'static str);
     /// `done` units are done; `message` is the newest figure worth seeing (`loss 1.234`).
     fn update(&self, done: u64, message: &str);
+    /// Something that happens once and is worth a line (`resumes at step 50 of 100`).
+    fn note(&self, _message: &str) {}
+    /// Something is wrong that does not stop the step and does not touch its result.
+    fn warn(&self, _message: &str) {}
 }
 
 /// Reports nothing; for tests and library use.

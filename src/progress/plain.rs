@@ -1,12 +1,10 @@
 //! Plain lines on stderr: for logs, pipes and `EVERGRAFT_NO_PROGRESS`.
 
-use std::{
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{sync::Mutex, time::Duration};
 
-use super::Progress;
-use super::{Event, Observer};
+use indicatif::HumanDuration;
+
+use super::{Event, Observer, Progress, pace::Pace};
 use crate::error::count;
 
 /// Time between two lines of a running step.
@@ -27,6 +25,7 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
     match event {
         Event::RunStarted { recipe, steps, .. } => vec![format!("{recipe}: {}", count(*steps, "step"))],
         Event::StepStarted { step, why } => vec![format!("run      {step}  ({why})")],
+        Event::StepProgress { .. } => Vec::new(),
         Event::StepWarned { step, message } => warn(step, std::slice::from_ref(message)),
         Event::RunWaiting { message } => vec![format!("wait     {message}")],
         Event::StepWaiting { step, message } => vec![format!("wait     {step}  {message}")],
@@ -73,37 +72,41 @@ impl Observer for Plain {
     }
 
     fn progress(&self, step: &str) -> Box<dyn Progress> {
-        let state = State { total: None, unit: "", said: Instant::now() };
-        Box::new(Lines { step: step.to_owned(), quiet: self.quiet, state: Mutex::new(state) })
+        let pace = Mutex::new(Pace::new(None, ""));
+        Box::new(Lines { step: step.to_owned(), quiet: self.quiet, pace })
     }
 }
 
 struct Lines {
     step: String,
     quiet: bool,
-    state: Mutex<State>,
-}
-
-struct State {
-    total: Option<u64>,
-    unit: &'static str,
-    said: Instant,
+    pace: Mutex<Pace>,
 }
 
 impl Progress for Lines {
     fn begin(&self, total: Option<u64>, unit: &'static str) {
-        if let Ok(mut state) = self.state.lock() {
-            (state.total, state.unit) = (total, unit);
+        if let Ok(mut pace) = self.pace.lock() {
+            *pace = Pace::new(total, unit);
         }
     }
 
     fn update(&self, done: u64, message: &str) {
-        let Ok(mut state) = self.state.lock() else { return };
-        if self.quiet || state.said.elapsed() < PAUSE {
+        let Ok(mut pace) = self.pace.lock() else { return };
+        if !pace.is_due(done, PAUSE) || self.quiet {
             return;
         }
-        state.said = Instant::now();
-        let total = state.total.map(|total| format!("/{total}")).unwrap_or_default();
-        eprintln!("         {}  {done}{total} {} {message}", self.step, state.unit);
+        let total = pace.total.map(|total| format!("/{total}")).unwrap_or_default();
+        let left = pace.left(done).map(|left| format!(", {} left", HumanDuration(left))).unwrap_or_default();
+        eprintln!("         {}  {done}{total} {} {message}{left}", self.step, pace.unit);
+    }
+
+    fn note(&self, message: &str) {
+        if !self.quiet {
+            eprintln!("         {}  {message}", self.step);
+        }
+    }
+
+    fn warn(&self, message: &str) {
+        eprintln!("warning: {}: {message}", self.step);
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Comparison, Provenance, TaskTable, compare, table};
+use super::{Comparison, Provenance, TaskTable, compare, signatures, table};
 use crate::{
     params::{RecipeText, ReportParams},
     steps::Input,
@@ -25,6 +25,8 @@ pub struct ReportContext {
     pub tables: Vec<TaskTable>,
     /// Each row against `vars.baseline`.
     pub comparisons: Vec<Comparison>,
+    /// What in the scores asks for a second look.
+    pub warnings: Vec<String>,
     /// Where the numbers come from.
     pub provenance: Provenance,
     /// The recipe as written, what it includes, and the `--set` arguments.
@@ -46,6 +48,7 @@ impl ReportContext {
             vars: params.vars.clone(),
             over: params.over.clone(),
             comparisons: baseline.map(|name| compare::compare(&tables, name)).unwrap_or_default(),
+            warnings: signatures::signatures(&tables),
             tables,
             recipe: params.recipe.clone(),
             provenance: Provenance::collect(results),

@@ -5,6 +5,7 @@ mod context;
 mod plot;
 mod provenance;
 mod render;
+mod signatures;
 mod table;
 
 pub use compare::Comparison;

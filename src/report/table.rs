@@ -49,13 +49,16 @@ pub struct Row {
     /// Sample files of the runs.
     #[serde(skip)]
     pub samples: Vec<PathBuf>,
+    /// The evaluations.
+    #[serde(skip)]
+    pub runs: Vec<Arc<Input>>,
 }
 
 /// A run's place in the tables.
 struct Run {
     group: String,
     results: Value,
-    folder: PathBuf,
+    input: Arc<Input>,
 }
 
 /// Groups the results into tables.
@@ -83,7 +86,7 @@ pub(super) fn tables(
         let text = fs::read(&path).with_context(|| format!("cannot read the results of `{}`", input.node))?;
         let results: Value = serde_json::from_slice(&text)
             .with_context(|| format!("the results of `{}` are damaged", input.node))?;
-        runs.push((place.unwrap_or(usize::MAX), label, Run { group, results, folder: input.path.clone() }));
+        runs.push((place.unwrap_or(usize::MAX), label, Run { group, results, input: Arc::clone(input) }));
     }
     runs.sort_by_key(|(place, ..)| *place);
     let mut tables: Vec<TaskTable> = Vec::new();
@@ -119,6 +122,7 @@ pub(super) fn tables(
                     truncated: 0,
                     best: false,
                     samples: Vec::new(),
+                    runs: Vec::new(),
                 });
                 rows.len() - 1
             });
@@ -127,7 +131,8 @@ pub(super) fn tables(
             row.values.push(score);
             row.unparsed += run.results["unparsed"][&task][filter].as_u64().unwrap_or(0);
             row.truncated += run.results["truncated_prompts"][&task].as_u64().unwrap_or(0);
-            row.samples.push(run.folder.join(format!("samples_{task}.jsonl")));
+            row.samples.push(run.input.path.join(format!("samples_{task}.jsonl")));
+            row.runs.push(Arc::clone(&run.input));
         }
     }
     for table in &mut tables {

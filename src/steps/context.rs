@@ -56,10 +56,15 @@ pub struct StepContext<'a> {
     pub key: &'a Digest,
     /// An empty folder. What the step leaves here becomes its artifact.
     pub out: &'a Path,
+    /// A folder that outlives the step when it is stopped or killed, and goes once its result is there;
+    /// it need not exist yet.
+    pub checkpoints: &'a Path,
     /// The artifacts that the parameters name, by node id.
     pub inputs: &'a BTreeMap<String, Arc<Input>>,
     /// Where files of the web are kept by their digest.
     pub downloads: &'a Path,
+    /// A folder for TensorBoard's files; it need not exist yet, and is no part of the result.
+    pub tensorboard: &'a Path,
     /// Where to report how far the step is.
     pub progress: &'a dyn Progress,
     /// Ask this in long loops.

@@ -1,60 +1,162 @@
-//! `metrics.jsonl` and the progress line of a training step.
+//! What a person sees of a running training: progress, and lines of the step's log.
 
-use std::{
-    fs::File,
-    io::{BufWriter, Write as _},
-    time::Instant,
-};
+use std::{borrow::Cow, time::Instant};
 
 use anyhow::Context as _;
+use serde_json::{Value, json};
 
 use super::StepContext;
-use crate::{params::OptimizerParams, train::Update};
+use crate::{
+    data::TokenSet,
+    params::{ArtifactRef, OptimizerParams},
+    progress::EventFile,
+    train::{Evaluation, Finished, Update, Watch, hold_out},
+};
 
-/// Writes every `logging_steps`-th update, the first and the last.
-pub(crate) struct MetricsLog<'a> {
+/// Shows every update, and logs every `logging_steps`-th.
+pub(crate) struct Onlooker<'a> {
     ctx: &'a StepContext<'a>,
-    file: BufWriter<File>,
     every: usize,
     total: usize,
     tokens: usize,
     start: Instant,
+    eval_loss: Option<f64>,
+    /// None when it cannot be written, which must not end a run.
+    curves: Option<EventFile>,
 }
 
-impl<'a> MetricsLog<'a> {
-    pub(crate) fn create(
-        ctx: &'a StepContext<'a>,
-        params: &OptimizerParams,
-        total: usize,
-    ) -> anyhow::Result<Self> {
-        let file = File::create(ctx.out.join("metrics.jsonl")).context("cannot write `metrics.jsonl`")?;
+impl<'a> Onlooker<'a> {
+    pub(crate) fn new(ctx: &'a StepContext<'a>, params: &OptimizerParams, total: usize) -> Self {
         ctx.progress.begin(Some(total as u64), "steps");
-        Ok(Self {
+        let curves = EventFile::create(ctx.tensorboard).map_err(|error| {
+            ctx.log(format_args!("no curves for TensorBoard: {error}"));
+        });
+        Self {
             ctx,
-            file: BufWriter::new(file),
             every: params.logging_steps,
             total,
             tokens: 0,
             start: Instant::now(),
-        })
+            eval_loss: None,
+            curves: curves.ok(),
+        }
     }
 
-    pub(crate) fn record(&mut self, update: &Update) -> anyhow::Result<()> {
-        self.ctx.cancel.check()?;
-        self.tokens += update.label_tokens;
+    fn draw(&mut self, step: usize, scalars: &[(&str, f64)]) {
+        if self.curves.as_mut().is_some_and(|curves| curves.add(step, scalars).is_err()) {
+            self.curves = None;
+        }
+    }
+}
+
+impl Watch for Onlooker<'_> {
+    fn check(&self) -> anyhow::Result<()> {
+        self.ctx.cancel.check()
+    }
+
+    fn resumed(&mut self, step: usize) {
+        let message = format!("resumes at step {step} of {}", self.total);
+        self.ctx.log(&message);
+        self.ctx.progress.update(step as u64, &message);
+        self.ctx.progress.note(&message);
+        self.start = Instant::now();
+    }
+
+    fn updated(&mut self, update: &Update) -> anyhow::Result<()> {
+        self.tokens += update.tokens;
         let rate = self.tokens as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
+        let eval = self.eval_loss.map(|loss| format!(", eval loss {loss:.4}")).unwrap_or_default();
         let message =
-            format!("loss {:.4}, lr {:.2e}, {rate:.0} label tokens/s", update.loss, update.learning_rate);
+            format!("loss {:.4}{eval}, lr {:.2e}, {rate:.0} tokens/s", update.loss, update.learning_rate);
         self.ctx.progress.update(update.step as u64, &message);
+        let mut scalars = vec![
+            ("train/loss", update.loss),
+            ("train/learning_rate", update.learning_rate),
+            ("train/grad_norm", update.grad_norm),
+            ("train/epoch", update.epoch),
+            ("train/tokens_per_second", rate),
+        ];
+        if let Some(intervention) = &update.trans_peft {
+            let dropped = update.dropped_ffns as f64;
+            scalars.extend([("trans_peft/pc", intervention.pc), ("trans_peft/pi", intervention.pi)]);
+            scalars
+                .extend([("trans_peft/dropped_ffns", dropped), ("trans_peft/masked", intervention.masked)]);
+            scalars.extend(intervention.loss_gap.map(|gap| ("trans_peft/loss_gap", gap)));
+        }
+        self.draw(update.step, &scalars);
         if update.step == 1 || update.step.is_multiple_of(self.every) || update.step == self.total {
-            serde_json::to_writer(&mut self.file, update)?;
-            writeln!(self.file).context("cannot write `metrics.jsonl`")?;
             self.ctx.log(format_args!("step {}/{}: {message}", update.step, self.total));
         }
         Ok(())
     }
 
-    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
-        self.file.flush().context("cannot write `metrics.jsonl`")
+    fn evaluated(&mut self, evaluation: &Evaluation) {
+        self.eval_loss = Some(evaluation.eval_loss);
+        self.draw(evaluation.step, &[("eval/loss", evaluation.eval_loss)]);
+        self.ctx.log(format_args!("step {}: eval loss {:.4}", evaluation.step, evaluation.eval_loss));
     }
+
+    /// Not as a warning of the log: those stand by the result and are shown with every use of it.
+    fn trouble(&mut self, message: &str) {
+        self.ctx.log(message);
+        self.ctx.progress.warn(message);
+    }
+
+    fn warn(&mut self, message: &str) {
+        self.ctx.warn(message);
+    }
+}
+
+/// The rows to train on and those to measure.
+pub(crate) fn rows<'t>(
+    ctx: &StepContext,
+    tokens: &'t TokenSet,
+    eval_tokens: Option<&ArtifactRef>,
+    validation_split: Option<f64>,
+) -> anyhow::Result<(Cow<'t, TokenSet>, Option<TokenSet>)> {
+    if let Some(share) = validation_split {
+        let (train, held_out) = hold_out(tokens, share)?;
+        return Ok((Cow::Owned(train), Some(held_out)));
+    }
+    let held_out = eval_tokens.map(|input| TokenSet::open(&ctx.input(input)?.path)).transpose()?;
+    Ok((Cow::Borrowed(tokens), held_out))
+}
+
+/// Adds what was held out to a lineage.
+pub(crate) fn add_held_out(
+    lineage: &mut Value,
+    ctx: &StepContext,
+    eval_tokens: Option<&ArtifactRef>,
+    validation_split: Option<f64>,
+) -> anyhow::Result<()> {
+    if let Some(input) = eval_tokens {
+        lineage["eval_tokens_digest"] = json!(ctx.input(input)?.digest);
+    }
+    if let Some(share) = validation_split {
+        lineage["validation_split"] = json!(share);
+    }
+    Ok(())
+}
+
+/// Writes `metrics.jsonl` and `train.json`.
+pub(crate) fn write(ctx: &StepContext, finished: &Finished) -> anyhow::Result<()> {
+    std::fs::write(ctx.out.join("metrics.jsonl"), &finished.metrics)
+        .context("cannot write `metrics.jsonl`")?;
+    let summary = &finished.summary;
+    ctx.write_json("train.json", &serde_json::to_value(summary)?)?;
+    ctx.log(format_args!(
+        "loss {:.4} -> {:.4} in {} steps",
+        summary.first_loss, summary.last_loss, summary.steps
+    ));
+    if let Some(held_out) = &summary.held_out {
+        ctx.log(format_args!(
+            "eval loss {:.4}, the lowest {:.4} after step {}{}{}",
+            held_out.eval_loss,
+            held_out.best_eval_loss,
+            held_out.best_step,
+            if held_out.stopped_early { "; patience ran out" } else { "" },
+            if held_out.best_loaded { "; its weights are the result" } else { "" },
+        ));
+    }
+    Ok(())
 }

@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use super::{StepContext, metrics::MetricsLog, model_input::load_base};
+use super::{
+    StepContext,
+    metrics::{self, Onlooker},
+    model_input::load_base,
+};
 use crate::{
     data::TokenSet,
     device,
@@ -16,33 +20,33 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
     let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
     let (mut model, tokenizer) =
         load_base(&base.path, &device::resolve(params.device)?.autodiff(), params.dtype)?;
-    tokens.check_vocabulary(model.config.vocab_size)?;
-    tokens.check_length(model.max_positions())?;
+    let (rows, held_out) = metrics::rows(ctx, &tokens, params.eval_tokens.as_ref(), params.validation_split)?;
+    for rows in held_out.iter().chain([&tokens]) {
+        rows.check_vocabulary(model.config.vocab_size)?;
+        rows.check_length(model.max_positions())?;
+    }
     let trainer = Trainer {
-        tokens: &tokens,
+        tokens: &rows,
+        held_out: held_out.as_ref(),
         pad: tokenizer.pad_token_id()? as i32,
         params: &params.optimizer,
         subject: Subject::Everything,
         seed: params.seed,
+        checkpoints: Some(ctx.checkpoints),
     };
-    let mut metrics = MetricsLog::create(ctx, &params.optimizer, trainer.total_steps())?;
-    let summary = trainer.run(&mut model, &mut |update| metrics.record(update))?;
-    metrics.finish()?;
+    let mut onlooker = Onlooker::new(ctx, &params.optimizer, trainer.total_steps());
+    let finished = trainer.run(&mut model, &mut onlooker)?;
     ctx.take_over(&base.path, TOKENIZER_FILE_NAMES)?;
     let dtype = params.save_dtype;
     let config = model.config.clone();
     write_model(ctx.out, &config, &TensorWeights::new(model.params()), dtype)?;
-    let lineage = json!({
+    let mut lineage = json!({
         "evergraft": env!("CARGO_PKG_VERSION"),
         "continued_from": base.digest,
         "tokens_digest": ctx.input(&params.tokens)?.digest,
         "seed": params.seed,
     });
+    metrics::add_held_out(&mut lineage, ctx, params.eval_tokens.as_ref(), params.validation_split)?;
     ctx.write_json("evergraft.json", &lineage)?;
-    ctx.write_json("train.json", &serde_json::to_value(&summary)?)?;
-    ctx.log(format_args!(
-        "loss {:.4} -> {:.4} in {} steps",
-        summary.first_loss, summary.last_loss, summary.steps
-    ));
-    Ok(())
+    metrics::write(ctx, &finished)
 }

@@ -30,6 +30,7 @@ pub(crate) fn run(params: &ReportParams, ctx: &StepContext) -> anyhow::Result<()
             rows.into_iter().collect::<Vec<_>>().join(", ")
         ));
     }
+    context.warnings.iter().for_each(|warning| ctx.warn(warning));
     for name in params.labels.keys() {
         let named =
             |input: &Arc<Input>| input.step == *name || without_axis(&input.node, &params.over) == *name;

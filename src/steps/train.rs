@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use super::{StepContext, metrics::MetricsLog, model_input::load_base};
+use super::{
+    StepContext,
+    metrics::{self, Onlooker},
+    model_input::load_base,
+};
 use crate::{
     data::TokenSet,
     device,
@@ -16,13 +20,17 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
     let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
     let (mut model, tokenizer) =
         load_base(&base.path, &device::resolve(params.device)?.autodiff(), params.dtype)?;
-    tokens.check_vocabulary(model.config.vocab_size)?;
-    tokens.check_length(model.max_positions())?;
+    let (rows, held_out) = metrics::rows(ctx, &tokens, params.eval_tokens.as_ref(), params.validation_split)?;
+    for rows in held_out.iter().chain([&tokens]) {
+        rows.check_vocabulary(model.config.vocab_size)?;
+        rows.check_length(model.max_positions())?;
+    }
     let adapter = Adapter::new(&params.adapter);
     let trainable = adapter.attach_new(&mut model, params.seed)?;
     ctx.log(format_args!("{trainable} trainable parameters"));
     let trainer = Trainer {
-        tokens: &tokens,
+        tokens: &rows,
+        held_out: held_out.as_ref(),
         pad: tokenizer.pad_token_id()? as i32,
         params: &params.optimizer,
         subject: Subject::Adapter {
@@ -30,10 +38,10 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
             lora_dropout: params.adapter.lora_dropout,
         },
         seed: params.seed,
+        checkpoints: Some(ctx.checkpoints),
     };
-    let mut metrics = MetricsLog::create(ctx, &params.optimizer, trainer.total_steps())?;
-    let summary = trainer.run(&mut model, &mut |update| metrics.record(update))?;
-    metrics.finish()?;
+    let mut onlooker = Onlooker::new(ctx, &params.optimizer, trainer.total_steps());
+    let finished = trainer.run(&mut model, &mut onlooker)?;
     adapter.save(&mut model, ctx.out)?;
     let config = &model.config;
     let mut lineage = json!({
@@ -44,6 +52,9 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
         "pc": params.trans_peft.pc,
         "pi": params.trans_peft.pi,
         "mask": params.trans_peft.mask,
+        "schedule": params.trans_peft.schedule,
+        "mean_pc": finished.summary.rates.map(|rates| rates.mean_pc),
+        "mean_pi": finished.summary.rates.map(|rates| rates.mean_pi),
         "seed": params.seed,
         // Stands for the recipe: everything that this adapter depends on.
         "step_key": ctx.key,
@@ -54,11 +65,7 @@ pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()>
     if let Some(revision) = source.filter(|source| source.starts_with("hf://")) {
         lineage["base_revision"] = json!(revision);
     }
+    metrics::add_held_out(&mut lineage, ctx, params.eval_tokens.as_ref(), params.validation_split)?;
     ctx.write_json("evergraft.json", &lineage)?;
-    ctx.write_json("train.json", &serde_json::to_value(&summary)?)?;
-    ctx.log(format_args!(
-        "loss {:.4} -> {:.4} in {} steps",
-        summary.first_loss, summary.last_loss, summary.steps
-    ));
-    Ok(())
+    metrics::write(ctx, &finished)
 }

@@ -22,6 +22,16 @@ struct Moments {
 }
 
 impl AdamW {
+    /// The moments of every parameter that has some, and its updates so far.
+    pub fn moments(&self) -> impl Iterator<Item = (&str, i32, [&Tensor<2>; 2])> {
+        self.state.iter().map(|(name, m)| (name.as_str(), m.steps, [&m.first, &m.second]))
+    }
+
+    /// Goes on from moments that [`AdamW::moments`] gave.
+    pub fn restore(&mut self, name: &str, steps: i32, [first, second]: [Tensor<2>; 2]) {
+        self.state.insert(name.to_owned(), Moments { first, second, steps });
+    }
+
     /// The parameter after one update.
     pub fn update(
         &mut self,

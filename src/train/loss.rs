@@ -38,33 +38,12 @@ pub fn cross_entropy(
     denominator: f64,
     with_head: bool,
 ) -> Loss {
-    let device = hidden.device();
     let head = model.head().clone().inner();
-    let labelled: Vec<(i32, i32)> = targets
-        .iter()
-        .enumerate()
-        .filter(|(_, target)| **target != IGNORED_LABEL)
-        .map(|(position, target)| (position as i32, *target))
-        .collect();
     let mut loss = Loss { sum: 0.0, hidden_grad: hidden.zeros_like(), head_grad: None };
-    for chunk in labelled.chunks(CHUNK) {
-        let n = chunk.len();
-        let (positions, tokens): (Vec<i32>, Vec<i32>) = chunk.iter().copied().unzip();
-        let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [n]), &device);
-        let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [n, 1]), &device);
-        let rows = hidden.clone().select(0, positions.clone());
-        let logits = to_f32(rows.clone().matmul(head.clone().transpose()));
-        // With z = cap * tanh(u / cap), dz/du = 1 - (z / cap)^2.
-        let (logits, slope) = match model.config.final_logit_softcapping {
-            Some(cap) => {
-                let capped = logits.div_scalar(cap).tanh();
-                (capped.clone().mul_scalar(cap), Some(capped.square().neg() + 1.0))
-            }
-            None => (logits, None),
-        };
-        let log_p = log_softmax(logits, 1);
-        let picked = log_p.clone().gather(1, tokens.clone()).into_data();
-        loss.sum -= picked.iter::<f32>().map(f64::from).sum::<f64>();
+    for chunk in labelled(targets).chunks(CHUNK) {
+        let Chunk { positions, tokens, rows, log_p, slope } = Chunk::new(model, hidden, &head, chunk);
+        loss.sum += nats(&log_p, &tokens);
+        let (n, device) = (chunk.len(), hidden.device());
         let minus_one = Tensor::full([n, 1], -1.0, &device);
         let error = log_p.exp().scatter(1, tokens, minus_one, IndexingUpdateOp::Add).div_scalar(denominator);
         let error = match slope {
@@ -83,4 +62,61 @@ pub fn cross_entropy(
         }
     }
     loss
+}
+
+/// The loss alone, in nats, summed over the labelled positions.
+///
+/// # Shapes
+/// As for [`cross_entropy`].
+pub fn loss_sum(model: &Decoder, hidden: &Tensor<2>, targets: &[i32]) -> f64 {
+    let head = model.head().clone().inner();
+    let chunks = labelled(targets);
+    let sums = chunks.chunks(CHUNK).map(|chunk| {
+        let chunk = Chunk::new(model, hidden, &head, chunk);
+        nats(&chunk.log_p, &chunk.tokens)
+    });
+    sums.sum()
+}
+
+/// The positions that count, with the token that should come next.
+fn labelled(targets: &[i32]) -> Vec<(i32, i32)> {
+    let all = targets.iter().enumerate().map(|(position, target)| (position as i32, *target));
+    all.filter(|(_, target)| *target != IGNORED_LABEL).collect()
+}
+
+/// The logits of some labelled positions.
+struct Chunk {
+    positions: Tensor<1, Int>,
+    /// `[n, 1]`.
+    tokens: Tensor<2, Int>,
+    /// `[n, hidden_size]`.
+    rows: Tensor<2>,
+    /// `[n, vocab_size]`.
+    log_p: Tensor<2>,
+    /// With z = cap * tanh(u / cap), dz/du = 1 - (z / cap)^2.
+    slope: Option<Tensor<2>>,
+}
+
+impl Chunk {
+    fn new(model: &Decoder, hidden: &Tensor<2>, head: &Tensor<2>, chunk: &[(i32, i32)]) -> Self {
+        let (n, device) = (chunk.len(), hidden.device());
+        let (positions, tokens): (Vec<i32>, Vec<i32>) = chunk.iter().copied().unzip();
+        let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [n]), &device);
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [n, 1]), &device);
+        let rows = hidden.clone().select(0, positions.clone());
+        let logits = to_f32(rows.clone().matmul(head.clone().transpose()));
+        let (logits, slope) = match model.config.final_logit_softcapping {
+            Some(cap) => {
+                let capped = logits.div_scalar(cap).tanh();
+                (capped.clone().mul_scalar(cap), Some(capped.square().neg() + 1.0))
+            }
+            None => (logits, None),
+        };
+        Self { positions, tokens, rows, log_p: log_softmax(logits, 1), slope }
+    }
+}
+
+fn nats(log_p: &Tensor<2>, tokens: &Tensor<2, Int>) -> f64 {
+    let picked = log_p.clone().gather(1, tokens.clone()).into_data();
+    -picked.iter::<f32>().map(f64::from).sum::<f64>()
 }

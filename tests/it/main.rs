@@ -19,3 +19,4 @@ mod space;
 mod tiny;
 mod tokenizer;
 mod tokenizer_chat;
+mod training;

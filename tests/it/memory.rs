@@ -11,7 +11,7 @@ use evergraft::{
     },
     params::{Dtype, OptimizerParams, TransPeftParams},
     peft::Adapter,
-    train::{self, Subject, Trainer},
+    train::{self, Subject, Trainer, Update},
 };
 use serde_json::json;
 
@@ -71,6 +71,8 @@ fn an_adapter_on_a_bf16_base_stays_f32_and_learns_the_same() {
         adapter.attach_new(&mut model, 1).unwrap();
         let trainer = Trainer {
             tokens: &tokens,
+            held_out: None,
+            checkpoints: None,
             pad: 0,
             params: &params,
             subject: Subject::Adapter {
@@ -81,7 +83,7 @@ fn an_adapter_on_a_bf16_base_stays_f32_and_learns_the_same() {
         };
         let mut losses = Vec::new();
         trainer
-            .run(&mut model, &mut |update| {
+            .run(&mut model, &mut |update: &Update| {
                 losses.push(update.loss);
                 Ok(())
             })
@@ -186,8 +188,16 @@ fn training_takes_about_what_plan_says() {
         let mut model = Decoder::load(&config, &Constant(config.clone()), &device, Dtype::F32).unwrap();
         adapter.attach_new(&mut model, 1).unwrap();
         let subject = Subject::Adapter { trans_peft: TransPeftParams::default(), lora_dropout: 0.0 };
-        let trainer = Trainer { tokens: &tokens, pad: 0, params: &params, subject, seed: 1 };
-        trainer.run(&mut model, &mut |_| Ok(())).unwrap();
+        let trainer = Trainer {
+            tokens: &tokens,
+            held_out: None,
+            pad: 0,
+            params: &params,
+            subject,
+            seed: 1,
+            checkpoints: None,
+        };
+        trainer.run(&mut model, &mut |_: &Update| Ok(())).unwrap();
         println!("grew by {}", peak_bytes() - before);
         return;
     }

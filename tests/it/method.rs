@@ -15,7 +15,7 @@ use evergraft::{
 use crate::{devices::on_every_device, tiny};
 
 fn rates(pc: f64, pi: f64) -> TransPeftParams {
-    TransPeftParams { pc, pi, mask: MaskKind::Element }
+    TransPeftParams { pc, pi, ..TransPeftParams::default() }
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -141,7 +141,7 @@ fn a_dropped_ffn_leaves_the_residual_and_attention_and_is_not_computed() {
     });
 }
 
-fn adapter(targets: &[&str]) -> AdapterParams {
+pub(crate) fn adapter(targets: &[&str]) -> AdapterParams {
     AdapterParams {
         r: 4,
         lora_alpha: 8.0,
@@ -249,7 +249,7 @@ fn loss_equals_autodiff(device: &Device, cap: Option<f64>) {
     close(head.grad(&tape).unwrap(), got.head_grad.unwrap(), "head");
 }
 
-fn rows() -> TokenSet {
+pub(crate) fn rows() -> TokenSet {
     let mut set = TokenSet::new();
     let mut random = rng::stream(9, "rows", &[]);
     for row in 0..16 {
@@ -273,10 +273,10 @@ fn train(
             .attach_new(&mut model, 5)
             .unwrap();
     }
-    let trainer = Trainer { tokens, pad: 0, params, subject, seed: 5 };
+    let trainer = Trainer { tokens, held_out: None, pad: 0, params, subject, seed: 5, checkpoints: None };
     let mut updates = Vec::new();
     trainer
-        .run(&mut model, &mut |update| {
+        .run(&mut model, &mut |update: &Update| {
             updates.push(update.clone());
             Ok(())
         })
@@ -284,7 +284,7 @@ fn train(
     (model, updates)
 }
 
-fn weights(model: &mut Decoder) -> Vec<f32> {
+pub(crate) fn weights(model: &mut Decoder) -> Vec<f32> {
     let base = model.params().into_iter().map(|p| p.value()).collect::<Vec<_>>();
     let adapter = model.adapter_params().into_iter().map(|p| p.value()).collect::<Vec<_>>();
     base.into_iter().chain(adapter).flat_map(values).collect()

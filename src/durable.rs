@@ -1,4 +1,5 @@
 //! Writing that survives a kill or a power cut: temporary file, fsync, rename, fsync of the folder.
+//! And JSON that shows when it did not.
 
 use std::{
     fs::{self, File},
@@ -7,11 +8,14 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
 
 /// Writes a file so that readers see either the old content or the new.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let folder = path.parent().expect("cache files lie in folders");
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = path.parent().expect("a file lies in a folder");
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     let cannot = || format!("cannot write `{}`", path.display());
     let mut file = tempfile::Builder::new()
@@ -27,14 +31,14 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Makes a folder's entries durable.
-pub(super) fn sync_dir(folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn sync_dir(folder: &Path) -> anyhow::Result<()> {
     File::open(folder)
         .and_then(|file| file.sync_all())
         .with_context(|| format!("cannot sync `{}`", folder.display()))
 }
 
 /// Makes everything below a folder durable.
-pub(super) fn sync_tree(folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn sync_tree(folder: &Path) -> anyhow::Result<()> {
     for entry in walkdir::WalkDir::new(folder).contents_first(true) {
         let entry = entry.with_context(|| format!("cannot read `{}`", folder.display()))?;
         if entry.file_type().is_file() || entry.file_type().is_dir() {
@@ -42,4 +46,20 @@ pub(super) fn sync_tree(folder: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A checksum line, then JSON: any changed or missing byte shows.
+pub(crate) fn checked_json<T: Serialize>(value: &T) -> anyhow::Result<Vec<u8>> {
+    let json = serde_json::to_vec_pretty(value)?;
+    let mut bytes = format!("{}\n", Digest::of_bytes(&json)).into_bytes();
+    bytes.extend(json);
+    Ok(bytes)
+}
+
+/// Reads what [`checked_json`] gave.
+pub(crate) fn parse_checked_json<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> anyhow::Result<T> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').context("the checksum line is missing")?;
+    let (check, json) = (&bytes[..end], &bytes[end + 1..]);
+    ensure!(check == Digest::of_bytes(json).to_string().as_bytes(), "the checksum does not match");
+    Ok(serde_json::from_slice(json)?)
 }

@@ -1,0 +1,40 @@
+//! Signs that Trans-PEFT did not do what it was asked to.
+
+use super::state::State;
+use crate::params::TransPeftParams;
+
+/// Warnings of a whole run in which a rate was in force and nothing happened: such an adapter is plain
+/// LoRA's, and moving it is what the paper calls direct transfer.
+pub(super) fn unapplied(params: &TransPeftParams, state: &State) -> Vec<String> {
+    let same = "the adapter is that of plain LoRA, and moving it is direct transfer";
+    let mut warnings = Vec::new();
+    if params.pc > 0.0 && state.dropped_ffns == 0 {
+        warnings.push(format!(
+            "no FFN was dropped in the whole run, though `pc` is {} and {:.1} were to be expected: {same}",
+            params.pc, state.expected_drops
+        ));
+    }
+    if params.pi > 0.0 && state.masked[0] == 0 {
+        warnings
+            .push(format!("no activation was masked in the whole run, though `pi` is {}: {same}", params.pi));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_that_did_nothing_are_told() {
+        let both = TransPeftParams { pc: 0.2, pi: 0.1, ..TransPeftParams::default() };
+        let idle = State { expected_drops: 7.0, ..State::default() };
+        let warnings = unapplied(&both, &idle);
+        assert!(warnings[0].contains("though `pc` is 0.2 and 7.0 were to be expected"), "{warnings:?}");
+        assert!(warnings[1].contains("no activation was masked"), "{warnings:?}");
+        assert_eq!(warnings.len(), 2);
+        let busy = State { dropped_ffns: 3, masked: [5, 50], ..State::default() };
+        assert!(unapplied(&both, &busy).is_empty());
+        assert!(unapplied(&TransPeftParams::default(), &idle).is_empty());
+    }
+}

@@ -5,8 +5,10 @@ use burn::tensor::{Tensor, activation::softmax};
 use super::{
     ForwardHook, KvCache, Linear, Names, ParamMut,
     cast::{to_dtype, to_f32},
+    kernels::{self, Segments},
     norm::RmsNorm,
     rope::Rotation,
+    token_batch::Sight,
 };
 
 /// The attention branch of a decoder layer. Trans-PEFT leaves it alone.
@@ -41,14 +43,13 @@ pub enum QkvProjections {
 
 impl Attention {
     /// # Shapes
-    /// `input` is `[batch * seq, hidden_size]`, `mask` is additive and broadcasts to
-    /// `[batch, 1, seq, keys]`; the result has the input's shape.
+    /// `[batch * seq, hidden_size]` in and out.
     pub(super) fn forward(
         &self,
         input: Tensor<2>,
         [batch, seq]: [usize; 2],
         rotation: &Rotation,
-        mask: &Tensor<4>,
+        sight: Sight<'_>,
         cache: Option<&mut KvCache>,
         hook: &dyn ForwardHook,
     ) -> Tensor<2> {
@@ -62,8 +63,30 @@ impl Attention {
             Some(cache) => cache.extend(self.layer, keys, values),
             None => (keys, values),
         };
-        let context = self.attend(queries, keys, values, mask);
-        let context = context.swap_dims(1, 2).reshape([batch * seq, self.heads * self.head_dim]);
+        let width = self.heads * self.head_dim;
+        let context = match sight {
+            Sight::Mask(mask) => {
+                let context = self.attend(queries, keys, values, mask);
+                context.swap_dims(1, 2).reshape([batch * seq, width])
+            }
+            Sight::Rows { lengths, window } => {
+                let dtype = queries.dtype();
+                let flat = |heads: Tensor<4>| {
+                    let [tokens, heads_in_it, _, head_dim] = heads.dims();
+                    to_f32(heads.reshape([tokens, heads_in_it * head_dim]))
+                };
+                let rows = Segments {
+                    lengths: lengths.to_vec(),
+                    heads: self.heads,
+                    kv_heads: self.kv_heads,
+                    head_dim: self.head_dim,
+                    scale: self.scale as f32,
+                    softcap: self.softcap.map(|cap| cap as f32),
+                    window,
+                };
+                to_dtype(kernels::attention(flat(queries), flat(keys), flat(values), rows), dtype)
+            }
+        };
         self.o_proj.forward(context, self.layer, hook)
     }
 

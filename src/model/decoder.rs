@@ -35,8 +35,6 @@ pub struct Layer {
     pub attention_adapter: Option<Bottleneck>,
     /// On the FFN.
     pub ffn_adapter: Option<Bottleneck>,
-    /// Looks only a window back.
-    slides: bool,
 }
 
 impl Layer {
@@ -157,16 +155,12 @@ impl Decoder {
             x = x.mul_scalar((self.config.hidden_size as f64).sqrt());
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            let (rotation, mask) = match layer.slides {
-                true => (
-                    sliding_rotation.as_ref().unwrap_or(&rotation),
-                    batch.sliding_mask.as_ref().unwrap_or(&batch.mask),
-                ),
-                false => (&rotation, &batch.mask),
-            };
+            let window = self.config.window(index);
+            let rotation = sliding_rotation.as_ref().filter(|_| window.is_some()).unwrap_or(&rotation);
             let normed = layer.attention_norm.forward(x.clone());
             let cache = cache.as_deref_mut();
-            let branch = layer.attention.forward(normed, [rows, seq], rotation, mask, cache, hook);
+            let branch =
+                layer.attention.forward(normed, [rows, seq], rotation, batch.sight(window), cache, hook);
             let branch = adapted(layer.attention_adapter.as_ref(), None, branch, index, hook);
             x = x + after(layer.attention_out_norm.as_ref(), branch);
             // A dropped branch takes its adapters along: they get no update from this pass.
@@ -315,7 +309,6 @@ impl Loader<'_> {
             ffn_out_norm: names.ffn_out_norm.map(norm).transpose()?,
             attention_adapter: None,
             ffn_adapter: None,
-            slides: config.window(index).is_some(),
         })
     }
 

@@ -1,11 +1,12 @@
 //! The gated feed-forward branch, with the hook between its projections.
 
-use burn::tensor::{
-    Tensor,
-    activation::{gelu_approximate, silu},
-};
+use burn::tensor::{Tensor, activation::gelu_approximate};
 
-use super::{Activation, ForwardHook, Linear};
+use super::{
+    Activation, ForwardHook, Linear,
+    cast::{to_dtype, to_f32},
+    kernels,
+};
 
 /// `down(hook(act(gate(x)) * up(x)))`. Burn's fused SwiGLU cannot serve: Trans-PEFT masks the
 /// product before the down projection.
@@ -43,11 +44,14 @@ impl FeedForward {
                 (both.clone().narrow(1, 0, inner), both.narrow(1, inner, inner))
             }
         };
-        let gate = match self.activation {
-            Activation::Silu => silu(gate),
-            Activation::GeluTanh => gelu_approximate(gate),
+        let product = match self.activation {
+            Activation::Silu => {
+                let dtype = gate.dtype();
+                to_dtype(kernels::swiglu(to_f32(gate), to_f32(up)), dtype)
+            }
+            Activation::GeluTanh => gelu_approximate(gate) * up,
         };
-        self.down_proj.forward(hook.ffn_product(self.layer, gate * up), self.layer, hook)
+        self.down_proj.forward(hook.ffn_product(self.layer, product), self.layer, hook)
     }
 
     pub(super) fn linears(&mut self) -> Vec<&mut Linear> {

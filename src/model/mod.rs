@@ -17,6 +17,7 @@ pub mod gguf;
 mod hf;
 mod hook;
 mod init;
+mod kernels;
 mod kv_cache;
 mod linear;
 mod llama2c;

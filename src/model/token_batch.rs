@@ -17,13 +17,51 @@ pub struct TokenBatch {
     pub(super) positions: Vec<i32>,
     /// Tokens of each row up to now, padding left out.
     pub(super) lengths: Vec<usize>,
+    view: View,
+}
+
+/// What tokens may see.
+#[derive(Debug, Clone)]
+enum View {
+    /// Additive, broadcast to `[batch, 1, seq, keys]`; the second for layers that look only a
+    /// window back.
+    Masks(Tensor<4>, Option<Tensor<4>>),
+    /// Those before them in their own row; how many tokens each row has.
+    Rows(Vec<usize>),
+}
+
+/// What tokens may see in one layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sight<'b> {
     /// Additive, broadcasts to `[batch, 1, seq, keys]`.
-    pub(super) mask: Tensor<4>,
-    /// The same for layers that look only a window back.
-    pub(super) sliding_mask: Option<Tensor<4>>,
+    Mask(&'b Tensor<4>),
+    /// Those before them in their own row, at most a window back.
+    Rows { lengths: &'b [usize], window: Option<usize> },
 }
 
 impl TokenBatch {
+    /// Rows one after another, so that no padding is computed: the batch is `[tokens, 1]`, and
+    /// attention alone knows where rows begin. Without a cache.
+    pub fn rows(rows: &[&[i32]], model: &Decoder) -> Self {
+        let tokens = rows.concat();
+        let count = tokens.len();
+        Self {
+            tokens: int_tensor(tokens, [count, 1], model.device()),
+            positions: rows.iter().flat_map(|row| 0..row.len() as i32).collect(),
+            lengths: rows.iter().flat_map(|row| std::iter::repeat_n(row.len(), row.len())).collect(),
+            view: View::Rows(rows.iter().map(|row| row.len()).collect()),
+        }
+    }
+
+    /// What the tokens may see in a layer that looks `window` back.
+    pub(super) fn sight(&self, window: Option<usize>) -> Sight<'_> {
+        match &self.view {
+            View::Masks(_, Some(sliding)) if window.is_some() => Sight::Mask(sliding),
+            View::Masks(full, _) => Sight::Mask(full),
+            View::Rows(lengths) => Sight::Rows { lengths, window },
+        }
+    }
+
     /// Rows padded on the right to the longest with `pad`. Causality alone hides the padding from
     /// every real token.
     pub fn right_padded(rows: &[&[i32]], pad: i32, model: &Decoder) -> Self {
@@ -39,8 +77,7 @@ impl TokenBatch {
             tokens: int_tensor(rows.iter().flat_map(pad_row).collect(), [batch, seq], model.device()),
             positions: (0..batch).flat_map(|_| 0..seq as i32).collect(),
             lengths: rows.iter().map(|row| row.len()).collect(),
-            mask: mask(usize::MAX),
-            sliding_mask: model.any_window().map(mask),
+            view: View::Masks(mask(usize::MAX), model.any_window().map(mask)),
         }
     }
 
@@ -70,8 +107,7 @@ impl TokenBatch {
             tokens: int_tensor(tokens, [batch, seq], model.device()),
             positions: (0..batch).flat_map(|row| (0..seq).map(move |t| place(row, t))).collect(),
             lengths: padding.iter().map(|pad| keys.saturating_sub(*pad)).collect(),
-            mask: mask(usize::MAX),
-            sliding_mask: model.any_window().map(mask),
+            view: View::Masks(mask(usize::MAX), model.any_window().map(mask)),
         }
     }
 

@@ -18,8 +18,7 @@ use crate::{
 pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<()> {
     let base = ctx.input(&params.base)?;
     let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
-    let (mut model, tokenizer) =
-        load_base(&base.path, &device::resolve(params.device)?.autodiff(), params.dtype)?;
+    let (mut model, _) = load_base(&base.path, &device::resolve(params.device)?.autodiff(), params.dtype)?;
     let (rows, held_out) = metrics::rows(ctx, &tokens, params.eval_tokens.as_ref(), params.validation_split)?;
     for rows in held_out.iter().chain([&tokens]) {
         rows.check_vocabulary(model.config.vocab_size)?;
@@ -28,7 +27,6 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
     let trainer = Trainer {
         tokens: &rows,
         held_out: held_out.as_ref(),
-        pad: tokenizer.pad_token_id()? as i32,
         params: &params.optimizer,
         subject: Subject::Everything,
         seed: params.seed,

@@ -39,8 +39,6 @@ pub struct Trainer<'a> {
     pub tokens: &'a TokenSet,
     /// Rows whose loss is measured now and then.
     pub held_out: Option<&'a TokenSet>,
-    /// Token that fills short rows.
-    pub pad: i32,
     /// Optimizer and schedule.
     pub params: &'a OptimizerParams,
     /// What is trained.

@@ -38,15 +38,11 @@ pub(super) fn label_tokens<'r>(tokens: &TokenSet, rows: impl IntoIterator<Item =
     rows.into_iter().map(|row| targets(tokens, *row).1).sum()
 }
 
-/// Rows side by side, and the targets of every position.
-pub(super) fn batch(tokens: &TokenSet, rows: &[usize], pad: i32, model: &Decoder) -> (TokenBatch, Vec<i32>) {
+/// Rows one after another, and the targets of every position.
+pub(super) fn batch(tokens: &TokenSet, rows: &[usize], model: &Decoder) -> (TokenBatch, Vec<i32>) {
     let ids: Vec<&[i32]> = rows.iter().map(|row| tokens.row(*row).0).collect();
-    let batch = TokenBatch::right_padded(&ids, pad, model);
-    let [_, seq] = batch.dims();
-    let targets = rows.iter().flat_map(|row| {
-        targets(tokens, *row).0.into_iter().chain(std::iter::repeat(IGNORED_LABEL)).take(seq)
-    });
-    (batch, targets.collect())
+    let targets = rows.iter().flat_map(|row| targets(tokens, *row).0).collect();
+    (TokenBatch::rows(&ids, model), targets)
 }
 
 impl Trainer<'_> {
@@ -128,7 +124,7 @@ impl Trainer<'_> {
         denominator: f64,
         gradients: &mut Tensors,
     ) -> Pass {
-        let (batch, targets) = batch(self.tokens, rows, self.pad, model);
+        let (batch, targets) = batch(self.tokens, rows, model);
         let hook = rates.map(|rates| {
             let (layers, dropout) = (model.layers.len(), self.lora_dropout());
             TransPeft::draw(rates, dropout, self.seed, step, index, layers, model.device())

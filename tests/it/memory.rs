@@ -73,7 +73,6 @@ fn an_adapter_on_a_bf16_base_stays_f32_and_learns_the_same() {
             tokens: &tokens,
             held_out: None,
             checkpoints: None,
-            pad: 0,
             params: &params,
             subject: Subject::Adapter {
                 trans_peft: TransPeftParams { pi: 0.2, ..Default::default() },
@@ -188,15 +187,8 @@ fn training_takes_about_what_plan_says() {
         let mut model = Decoder::load(&config, &Constant(config.clone()), &device, Dtype::F32).unwrap();
         adapter.attach_new(&mut model, 1).unwrap();
         let subject = Subject::Adapter { trans_peft: TransPeftParams::default(), lora_dropout: 0.0 };
-        let trainer = Trainer {
-            tokens: &tokens,
-            held_out: None,
-            pad: 0,
-            params: &params,
-            subject,
-            seed: 1,
-            checkpoints: None,
-        };
+        let trainer =
+            Trainer { tokens: &tokens, held_out: None, params: &params, subject, seed: 1, checkpoints: None };
         trainer.run(&mut model, &mut |_: &Update| Ok(())).unwrap();
         println!("grew by {}", peak_bytes() - before);
         return;

@@ -273,7 +273,7 @@ fn train(
             .attach_new(&mut model, 5)
             .unwrap();
     }
-    let trainer = Trainer { tokens, held_out: None, pad: 0, params, subject, seed: 5, checkpoints: None };
+    let trainer = Trainer { tokens, held_out: None, params, subject, seed: 5, checkpoints: None };
     let mut updates = Vec::new();
     trainer
         .run(&mut model, &mut |update: &Update| {

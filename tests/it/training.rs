@@ -101,7 +101,6 @@ impl Case {
         let trainer = Trainer {
             tokens: &self.tokens,
             held_out: self.held_out.as_ref(),
-            pad: 0,
             params: &self.params,
             subject: self.subject.clone(),
             seed: 5,

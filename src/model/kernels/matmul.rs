@@ -1,0 +1,86 @@
+//! Products of parts of matrices that lie in slices. Holds the crate's only `unsafe` call beside
+//! the memory maps: Burn's own product takes whole tensors.
+
+/// A matrix inside a slice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    /// Distance between two rows, and between two columns.
+    strides: [usize; 2],
+}
+
+impl<'a> View<'a> {
+    /// Rows one after another.
+    pub(super) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        assert!(data.len() >= rows * columns, "a matrix of {rows} x {columns} in {} values", data.len());
+        Self { data, rows, columns, strides: [columns, 1] }
+    }
+
+    /// Rows and columns exchanged.
+    pub(super) fn transposed(self) -> Self {
+        Self { rows: self.columns, columns: self.rows, strides: [self.strides[1], self.strides[0]], ..self }
+    }
+}
+
+/// `out = factor * a b`, or `out += factor * a b`.
+///
+/// # Shapes
+/// `a` is `[m, k]`, `b` is `[k, n]`, `out` holds `[m, n]`, rows one after another.
+#[expect(unsafe_code, reason = "the product's only form takes pointers")]
+pub(super) fn product(out: &mut [f32], accumulate: bool, factor: f32, a: View<'_>, b: View<'_>) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
+    assert!(b.rows == k && out.len() >= m * n, "a product of {m} x {k} and {} x {n}", b.rows);
+    let strides = |view: View<'_>| view.strides.map(usize::cast_signed);
+    let ([a_row, a_column], [b_row, b_column]) = (strides(a), strides(b));
+    // SAFETY: a view holds `rows * columns` values, rows or columns dense, so that every place it
+    // names lies in its slice (checked where it is made); `out` holds `m * n` values (checked
+    // above) and, borrowed mutably, overlaps neither.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n.cast_signed(),
+            accumulate,
+            a.data.as_ptr(),
+            a_column,
+            a_row,
+            b.data.as_ptr(),
+            b_column,
+            b_row,
+            1.0_f32,
+            factor,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_views() {
+        let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let b = [1.0, 0.0, 2.0, 1.0, 0.0, 1.0];
+        let (a, b) = (View::new(&a, 2, 3), View::new(&b, 3, 2));
+        let mut out = [0.0; 4];
+        product(&mut out, false, 1.0, a, b);
+        assert_eq!(out, [5.0, 5.0, 14.0, 11.0]);
+        product(&mut out, true, 2.0, b.transposed(), a.transposed());
+        assert_eq!(out, [15.0, 33.0, 24.0, 33.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a matrix of 2 x 3")]
+    fn a_view_lies_in_its_slice() {
+        View::new(&[0.0; 5], 2, 3);
+    }
+}

@@ -20,11 +20,11 @@ pub struct Diagnostic {
     /// Column in characters, from 1.
     pub column: usize,
     /// How many characters the caret line marks.
-    pub width: usize,
+    pub width: u32,
     /// The source line, or the part of it around the place.
     pub excerpt: String,
     /// Characters of the line before the excerpt.
-    pub cut: usize,
+    pub cut: u32,
     /// What is wrong: lower case, no full stop.
     pub message: String,
     /// How to mend it.
@@ -50,9 +50,9 @@ impl Diagnostic {
     #[must_use]
     pub(crate) fn excerpt_of(mut self, line: &str) -> Self {
         if line.len() > 4 * EXCERPT_CHARS {
-            self.cut = self.column.saturating_sub(2 * EXCERPT_CHARS);
+            self.cut = self.column.saturating_sub(2 * EXCERPT_CHARS) as u32;
         }
-        self.excerpt = line.chars().skip(self.cut).take(4 * EXCERPT_CHARS).collect();
+        self.excerpt = line.chars().skip(self.cut as usize).take(4 * EXCERPT_CHARS).collect();
         self
     }
 
@@ -79,8 +79,11 @@ impl fmt::Display for Diagnostic {
         } else {
             let number = self.line.to_string();
             let gutter = " ".repeat(number.len());
-            let (excerpt, indent, width) =
-                crop(&self.excerpt, (self.column.max(1) - 1).saturating_sub(self.cut), self.width.max(1));
+            let (excerpt, indent, width) = crop(
+                &self.excerpt,
+                (self.column.max(1) - 1).saturating_sub(self.cut as usize),
+                self.width.max(1) as usize,
+            );
             write!(f, "\n{gutter}--> {}:{}:{}", self.file, self.line, self.column)?;
             write!(f, "\n{gutter} |\n{number} | {excerpt}")?;
             write!(f, "\n{gutter} | {}{}", " ".repeat(indent), "^".repeat(width))?;

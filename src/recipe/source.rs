@@ -96,7 +96,7 @@ impl Sources {
         Diagnostic {
             line: span.line.max(1) as usize,
             column: span.column.max(1) as usize,
-            width: span.width.max(1) as usize,
+            width: span.width.max(1),
             ..Diagnostic::of_file(&source.name, message)
         }
         .excerpt_of(excerpt.trim_start_matches('\u{feff}').trim_end_matches('\r'))

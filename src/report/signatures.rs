@@ -18,8 +18,8 @@ pub(super) fn signatures(tables: &[TaskTable]) -> Vec<String> {
         for row in rows {
             if let Some(sd) = row.sd.filter(|sd| *sd > SPREAD) {
                 out.push(format!(
-                    "{task}: the {} runs of `{}` differ by {:.1} points (standard deviation); more seeds, or \
-                     lower `pc` and `pi`, would tell more",
+                    "{task}: the {} runs of `{}` differ by {:.1} points (standard deviation), so their \
+                     mean says little; run more seeds",
                     row.n,
                     row.label,
                     sd * 100.0

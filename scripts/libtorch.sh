@@ -47,6 +47,8 @@ fi
 export LIBTORCH
 # The bindings ask for 2.9.0 and also compile with 2.11.
 export LIBTORCH_BYPASS_VERSION_CHECK=1
+# Threads of tests that wait by spinning would hold each other up.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 if [ $# -eq 0 ]; then
   printf 'export LIBTORCH=%q LIBTORCH_BYPASS_VERSION_CHECK=1\n' "$LIBTORCH"

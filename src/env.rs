@@ -10,6 +10,9 @@ pub const NO_PROGRESS: &str = "EVERGRAFT_NO_PROGRESS";
 /// Set by continuous-integration services: no progress bars.
 pub const CI: &str = "CI";
 
+/// How LibTorch's threads wait for each other; `run` sets it to `passive` where it is not set.
+pub const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
+
 /// Where the hub is [default: <https://huggingface.co>].
 pub const HF_ENDPOINT: &str = "HF_ENDPOINT";
 /// Folder of the hub's files; wins over `HF_HOME`.

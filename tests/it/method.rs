@@ -212,7 +212,7 @@ fn loss_and_gradients_equal_autodiff() {
     on_every_device(|device| {
         let device = &device.clone().autodiff();
         for cap in [None, Some(2.0)] {
-            loss_equals_autodiff(&device, cap);
+            loss_equals_autodiff(device, cap);
         }
     });
 }

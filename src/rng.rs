@@ -22,10 +22,19 @@ pub fn stream(seed: u64, purpose: &str, counters: &[u64]) -> Rng {
     Rng { state: u64::from_le_bytes(first) }
 }
 
+/// What the state grows by with each draw (SplitMix64).
+const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
 impl Rng {
+    /// The same stream, `draws` further on.
+    #[must_use]
+    pub fn after(&self, draws: u64) -> Self {
+        Self { state: self.state.wrapping_add(STEP.wrapping_mul(draws)) }
+    }
+
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.state = self.state.wrapping_add(STEP);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -63,6 +72,14 @@ impl Rng {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_can_be_entered_anywhere() {
+        let mut all = stream(1, "x", &[]);
+        let further = all.after(3);
+        let fourth = [all.next_u64(), all.next_u64(), all.next_u64(), all.next_u64()][3];
+        assert_eq!(further.clone().next_u64(), fourth);
+    }
 
     #[test]
     fn a_stream_depends_on_seed_purpose_and_counters() {

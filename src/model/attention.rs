@@ -58,23 +58,20 @@ impl Attention {
             Some([query_norm, key_norm]) => (query_norm.forward(queries), key_norm.forward(keys)),
             None => (queries, keys),
         };
-        let (queries, keys) = (rotation.apply(queries), rotation.apply(keys));
-        let (keys, values) = match cache {
-            Some(cache) => cache.extend(self.layer, keys, values),
-            None => (keys, values),
-        };
         let width = self.heads * self.head_dim;
         let context = match sight {
             Sight::Mask(mask) => {
+                let (queries, keys) = (rotation.apply(queries), rotation.apply(keys));
+                let (keys, values) = match cache {
+                    Some(cache) => cache.extend(self.layer, keys, values),
+                    None => (keys, values),
+                };
                 let context = self.attend(queries, keys, values, mask);
                 context.swap_dims(1, 2).reshape([batch * seq, width])
             }
             Sight::Rows { lengths, window } => {
                 let dtype = queries.dtype();
-                let flat = |heads: Tensor<4>| {
-                    let [tokens, heads_in_it, _, head_dim] = heads.dims();
-                    to_f32(heads.reshape([tokens, heads_in_it * head_dim]))
-                };
+                let flat = |heads: Tensor<4>| to_f32(heads.reshape([batch as i32, -1]));
                 let rows = Segments {
                     lengths: lengths.to_vec(),
                     heads: self.heads,
@@ -84,7 +81,8 @@ impl Attention {
                     softcap: self.softcap.map(|cap| cap as f32),
                     window,
                 };
-                to_dtype(kernels::attention(flat(queries), flat(keys), flat(values), rows), dtype)
+                let (queries, keys) = (rotation.apply_rows(flat(queries)), rotation.apply_rows(flat(keys)));
+                to_dtype(kernels::attention(queries, keys, flat(values), rows), dtype)
             }
         };
         self.o_proj.forward(context, self.layer, hook)

@@ -1,10 +1,11 @@
 //! A linear layer that may carry a low-rank update.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::{
     ForwardHook, ParamMut, Site,
     cast::{to_dtype, to_f32},
+    kernels,
 };
 
 /// `y = x W^T + b`, plus `scale * (hook(x) A^T) B^T` where an adapter is attached.
@@ -98,12 +99,26 @@ impl Linear {
     /// # Shapes
     /// `[tokens, in_features]` to `[tokens, out_features]`.
     pub fn forward(&self, input: Tensor<2>, layer: usize, hook: &dyn ForwardHook) -> Tensor<2> {
-        let mut output = input.clone().matmul(self.weight.clone().transpose());
+        if self.weight.dtype() == DType::F32
+            && let Some(lora) = self.lora.as_ref().filter(|lora| lora.magnitude.is_none())
+        {
+            let site = Site { layer, module: self.module() };
+            let dropped = match hook.drops_adapter_input() {
+                true => hook.adapter_input(site, input.clone()),
+                false => input.clone(),
+            };
+            let pair = [lora.a.clone(), lora.b.clone()];
+            let output =
+                kernels::adapted_linear([input, dropped], self.weight.clone(), pair, lora.scale as f32);
+            return self.biased(output);
+        }
+        let mut output = match self.weight.dtype() {
+            DType::F32 => kernels::linear(input.clone(), self.weight.clone()),
+            _ => input.clone().matmul(self.weight.clone().transpose()),
+        };
         let with_dora = self.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some());
         let plain = with_dora.then(|| output.clone());
-        if let Some(bias) = &self.bias {
-            output = output.clone() + to_dtype(bias.clone(), output.dtype()).unsqueeze();
-        }
+        output = self.biased(output);
         match &self.lora {
             None => output,
             Some(lora) => {
@@ -113,6 +128,13 @@ impl Linear {
                 let dropped = hook.drops_adapter_input().then(|| hook.adapter_input(site, input.clone()));
                 output + to_dtype(lora.update(self, plain.map(to_f32), input, dropped), dtype)
             }
+        }
+    }
+
+    fn biased(&self, output: Tensor<2>) -> Tensor<2> {
+        match &self.bias {
+            Some(bias) => output.clone() + to_dtype(bias.clone(), output.dtype()).unsqueeze(),
+            None => output,
         }
     }
 

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use super::{
     ParamMut,
     cast::{to_dtype, to_f32},
+    kernels,
 };
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
@@ -28,12 +29,11 @@ impl RmsNorm {
     /// # Shapes
     /// `[.., features]` in and out.
     pub(super) fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        let dtype = input.dtype();
-        let input = to_f32(input);
-        let mean_square = input.clone().square().mean_dim(D - 1);
-        let scale = (mean_square + self.eps).sqrt().recip();
+        let (dtype, shape) = (input.dtype(), input.dims());
+        let width = shape[D - 1];
         let weight = to_f32(self.weight.clone());
         let weight = if self.plus_one { weight + 1.0 } else { weight };
-        to_dtype(input * scale * weight.unsqueeze(), dtype)
+        let rows = to_f32(input).reshape([shape.iter().product::<usize>() / width, width]);
+        to_dtype(kernels::rms_norm(rows, weight, self.eps as f32).reshape(shape), dtype)
     }
 }

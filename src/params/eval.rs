@@ -88,7 +88,7 @@ impl TaskSpec {
 
 impl StepParams for EvalParams {
     const KIND: &'static str = "eval";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str =
         "Score a base, an adapter or a moved adapter by generation and answer extraction.";
 

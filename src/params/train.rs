@@ -113,7 +113,7 @@ fn check_held_out(
 
 impl StepParams for TrainParams {
     const KIND: &'static str = "train";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const NOT_IN_KEY: &'static [&'static str] = OptimizerParams::NOT_IN_KEY;
     const ABOUT: &'static str = "Train an adapter on a frozen base, with Trans-PEFT's pc and pi.";
 
@@ -135,7 +135,7 @@ impl StepParams for TrainParams {
 
 impl StepParams for PretrainParams {
     const KIND: &'static str = "pretrain";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const NOT_IN_KEY: &'static [&'static str] = OptimizerParams::NOT_IN_KEY;
     const ABOUT: &'static str =
         "Continue pre-training all parameters on text: makes the next version of a base.";

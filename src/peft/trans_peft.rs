@@ -6,12 +6,16 @@
 use std::cell::Cell;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::{
     model::{ForwardHook, Site, to_dtype},
     params::{MaskKind, TransPeftParams},
     rng,
 };
+
+/// Draws that one thread makes at a time.
+const CHUNK: usize = 1 << 14;
 
 /// The interventions of one training forward pass.
 #[derive(Debug, Clone)]
@@ -68,14 +72,26 @@ impl TransPeft {
     /// `keep` where the draw is above `rate`, else 0. Drawn in f32 whatever the model's dtype: a
     /// uniform in bf16 lands on multiples of 1/256 and would shift the rate.
     fn bernoulli(&self, purpose: &str, place: &[u64], shape: [usize; 2], rate: f64, keep: f32) -> Tensor<2> {
-        let mut random = rng::stream(self.seed, purpose, place);
+        let random = rng::stream(self.seed, purpose, place);
         let rate = rate as f32;
-        let values: Vec<f32> =
-            (0..shape[0] * shape[1]).map(|_| if random.unit_f32() > rate { keep } else { 0.0 }).collect();
+        let mut values = vec![0.0; shape[0] * shape[1]];
+        let zeroed: usize = values
+            .par_chunks_mut(CHUNK)
+            .enumerate()
+            .map(|(chunk, values)| {
+                let mut random = random.after((chunk * CHUNK) as u64);
+                let mut zeroed = 0;
+                for value in values {
+                    let kept = random.unit_f32() > rate;
+                    *value = if kept { keep } else { 0.0 };
+                    zeroed += usize::from(!kept);
+                }
+                zeroed
+            })
+            .sum();
         if purpose == "pi" {
-            let [zeroed, all] = self.masked.get();
-            let now = values.iter().filter(|value| **value == 0.0).count();
-            self.masked.set([zeroed + now as u64, all + values.len() as u64]);
+            let [before, all] = self.masked.get();
+            self.masked.set([before + zeroed as u64, all + values.len() as u64]);
         }
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }

@@ -1,10 +1,10 @@
 //! Next-token cross-entropy, on the labelled positions only and in chunks.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation::log_softmax};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
 use crate::{
     data::IGNORED_LABEL,
-    model::{Decoder, to_dtype, to_f32},
+    model::{Decoder, log_softmax, softmax_error, to_dtype, to_f32},
 };
 
 /// Labelled positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
@@ -43,9 +43,8 @@ pub fn cross_entropy(
     for chunk in labelled(targets).chunks(CHUNK) {
         let Chunk { positions, tokens, rows, log_p, slope } = Chunk::new(model, hidden, &head, chunk);
         loss.sum += nats(&log_p, &tokens);
-        let (n, device) = (chunk.len(), hidden.device());
-        let minus_one = Tensor::full([n, 1], -1.0, &device);
-        let error = log_p.exp().scatter(1, tokens, minus_one, IndexingUpdateOp::Add).div_scalar(denominator);
+        let wanted = chunk.iter().map(|(_, token)| *token as usize).collect();
+        let error = softmax_error(log_p, wanted, denominator as f32);
         let error = match slope {
             Some(slope) => error * slope,
             None => error,
@@ -112,7 +111,7 @@ impl Chunk {
             }
             None => (logits, None),
         };
-        Self { positions, tokens, rows, log_p: log_softmax(logits, 1), slope }
+        Self { positions, tokens, rows, log_p: log_softmax(logits), slope }
     }
 }
 

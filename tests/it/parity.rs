@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use evergraft::{
     eval::{GenerateOptions, generate},
     model::{
@@ -62,6 +62,17 @@ fn right_padded_logits(model: &Decoder, rows: &[&[u32]]) -> Vec<Vec<Vec<f32>>> {
     positions.chunks(seq).zip(rows).map(|(all, row)| all[..row.len()].to_vec()).collect()
 }
 
+/// The same of rows one after another, as training sees them.
+fn joined_logits(model: &Decoder, rows: &[&[u32]]) -> Vec<Vec<Vec<f32>>> {
+    let ids: Vec<Vec<i32>> = rows.iter().map(|row| row.iter().map(|id| *id as i32).collect()).collect();
+    let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
+    let logits = model.logits(model.hidden(&TokenBatch::rows(&ids, model), None, &Untouched));
+    let [_, vocab] = logits.dims();
+    let logits = logits.into_data().try_to_vec::<f32>().unwrap();
+    let mut positions = logits.chunks(vocab).map(<[f32]>::to_vec);
+    rows.iter().map(|row| positions.by_ref().take(row.len()).collect()).collect()
+}
+
 /// The most likely next token.
 fn best(logits: &[f32]) -> u32 {
     (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32
@@ -89,12 +100,17 @@ fn compare(name: &str, model: &Decoder) {
     let expected = expectations(&fixture(name).join("expected.json"));
     let prompts: Vec<Vec<u32>> = expected.iter().map(|case| case.input_ids.clone()).collect();
     let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    for (case, padded) in expected.iter().zip(right_padded_logits(model, &rows)) {
+    let batched = right_padded_logits(model, &rows).into_iter().zip(joined_logits(model, &rows));
+    for (case, (padded, joined)) in expected.iter().zip(batched) {
         let alone = furthest(&logits(model, &case.input_ids), &case.logits);
-        let padded = furthest(&padded, &case.logits);
+        let (padded, joined) = (furthest(&padded, &case.logits), furthest(&joined, &case.logits));
         let tokens = case.input_ids.len();
-        println!("{name}: {tokens} tokens, largest difference of a logit {alone:.1e}, padded {padded:.1e}");
-        assert!(alone < TOLERANCE && padded < TOLERANCE, "{name}: {alone}, padded {padded}");
+        println!(
+            "{name}: {tokens} tokens, largest difference of a logit {alone:.1e}, padded {padded:.1e}, joined \
+             {joined:.1e}"
+        );
+        let all = [alone, padded, joined];
+        assert!(all.iter().all(|far| *far < TOLERANCE), "{name}: {alone}, padded {padded}, joined {joined}");
         let mut ids = case.input_ids.clone();
         for (place, token) in case.greedy.iter().enumerate() {
             let next = best(logits(model, &ids).last().unwrap());
@@ -111,21 +127,74 @@ fn compare(name: &str, model: &Decoder) {
     }
 }
 
+const ARCHITECTURES: [&str; 10] = [
+    "llama-linear",
+    "llama-dynamic",
+    "llama-llama3",
+    "mistral",
+    "qwen2-window",
+    "qwen3",
+    "internlm2",
+    "gemma2",
+    "gemma3",
+    "phi3",
+];
+
+/// Training joins rows and has its own backward passes; a padded batch goes through masks and
+/// Burn's autodiff alone.
+#[test]
+fn joined_rows_give_the_gradients_of_padded_ones() {
+    let rows: Vec<Vec<i32>> =
+        [1, 25, 9].iter().map(|n| (0..*n).map(|at| (at * 7 + n) % 60).collect()).collect();
+    let rows: Vec<&[i32]> = rows.iter().map(Vec::as_slice).collect();
+    let adapter =
+        Adapter::new(&serde_json::from_value(json!({"r": 2, "target_modules": "all-linear"})).unwrap());
+    on_every_device(|device| {
+        for name in ARCHITECTURES {
+            let mut model = folder(name, &device.clone().autodiff());
+            adapter.attach_new(&mut model, 3).unwrap();
+            for (at, mut param) in model.adapter_params().into_iter().enumerate() {
+                // B starts at zero, where A has no gradient.
+                let value = param.value();
+                let moved =
+                    if param.name.contains("lora_B") { value + 0.01 * (at % 5 + 1) as f64 } else { value };
+                param.set_leaf(moved);
+            }
+            let joined = model.hidden(&TokenBatch::rows(&rows, &model), None, &Untouched);
+            let padded = model.hidden(&TokenBatch::right_padded(&rows, 0, &model), None, &Untouched);
+            let real: Vec<i32> = rows
+                .iter()
+                .enumerate()
+                .flat_map(|(row, ids)| (0..ids.len()).map(move |at| (row * 25 + at) as i32))
+                .collect();
+            let real = Tensor::<1, Int>::from_data(TensorData::new(real, [35]), device);
+            let padded = padded.select(0, real);
+            let [tokens, width] = joined.dims();
+            let weights: Vec<f32> = (0..tokens * width).map(|at| (at % 13) as f32 / 13.0 - 0.4).collect();
+            let weights = Tensor::<2>::from_data(TensorData::new(weights, [tokens, width]), device);
+            let mut gradients = |hidden: Tensor<2>| -> Vec<(String, Vec<f32>)> {
+                let tape = (hidden * Tensor::from_inner(weights.clone())).sum().backward();
+                let params = model.adapter_params().into_iter();
+                params
+                    .map(|param| {
+                        let grad = param.grad(&tape).unwrap().inner();
+                        (param.name, grad.into_data().try_to_vec::<f32>().unwrap())
+                    })
+                    .collect()
+            };
+            for ((parameter, ours), (_, plain)) in gradients(joined).iter().zip(&gradients(padded)) {
+                let scale = plain.iter().fold(0_f32, |most, x| most.max(x.abs()));
+                let far = ours.iter().zip(plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(scale > 0.0 && far < 2e-4 * scale, "{name} {parameter}: {far} of {scale}");
+            }
+        }
+    });
+}
+
 #[test]
 fn every_architecture_matches_transformers() {
     on_every_device(|device| {
-        for name in [
-            "llama-linear",
-            "llama-dynamic",
-            "llama-llama3",
-            "mistral",
-            "qwen2-window",
-            "qwen3",
-            "internlm2",
-            "gemma2",
-            "gemma3",
-            "phi3",
-        ] {
+        for name in ARCHITECTURES {
             let model = folder(name, device);
             compare(name, &model);
             for linear in model.config.linear_names() {

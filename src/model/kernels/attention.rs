@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{
     Segments,
     exp::exp,
-    matmul::{View, product},
+    matmul::{Threads, View, product},
 };
 
 /// Queries whose scores are made together.
@@ -129,10 +129,10 @@ pub(super) fn forward(shape: &Segments, queries: &[f32], keys: &[f32], values: &
                     let theirs = seen.start * width..seen.end * width;
                     let k = View::new(&k[theirs.clone()], columns, width);
                     let v = View::new(&v[theirs], columns, width);
-                    product(scores, false, shape.scale, q, k.transposed());
+                    product(scores, false, shape.scale, q, k.transposed(), Threads::This);
                     softmax(shape, scores, &mut slopes, from, seen);
                     let out = &mut context[from * width..to * width];
-                    product(out, false, 1.0, View::new(scores, rows, columns), v);
+                    product(out, false, 1.0, View::new(scores, rows, columns), v, Threads::This);
                 }
                 context
             };
@@ -182,11 +182,18 @@ pub(super) fn backward(
                     let out_grad = View::new(&out_grad[own.clone()], rows, width);
                     let k = View::new(&k[theirs.clone()], columns, width);
                     let v = View::new(&v[theirs.clone()], columns, width);
-                    product(weights, false, shape.scale, q, k.transposed());
+                    product(weights, false, shape.scale, q, k.transposed(), Threads::This);
                     softmax(shape, weights, &mut slopes, from, seen);
-                    product(errors, false, 1.0, out_grad, v.transposed());
+                    product(errors, false, 1.0, out_grad, v.transposed(), Threads::This);
                     let weights_view = View::new(weights, rows, columns);
-                    product(&mut v_grad[theirs.clone()], true, 1.0, weights_view.transposed(), out_grad);
+                    product(
+                        &mut v_grad[theirs.clone()],
+                        true,
+                        1.0,
+                        weights_view.transposed(),
+                        out_grad,
+                        Threads::This,
+                    );
                     // The derivative of the softmax: w * (e - sum(w * e)).
                     for (weights, errors) in
                         weights.chunks_exact(columns).zip(errors.chunks_exact_mut(columns))
@@ -198,8 +205,8 @@ pub(super) fn backward(
                         errors.iter_mut().zip(&slopes).for_each(|(e, slope)| *e *= slope);
                     }
                     let errors = View::new(errors, rows, columns);
-                    product(&mut q_grad[own], false, shape.scale, errors, k);
-                    product(&mut k_grad[theirs], true, shape.scale, errors.transposed(), q);
+                    product(&mut q_grad[own], false, shape.scale, errors, k, Threads::This);
+                    product(&mut k_grad[theirs], true, shape.scale, errors.transposed(), q, Threads::This);
                 }
                 q_grads.push(q_grad);
             }

@@ -24,14 +24,34 @@ impl<'a> View<'a> {
     }
 }
 
+/// Who works on a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Threads {
+    /// The calling thread, which is one of several at similar work.
+    This,
+    /// All of them.
+    All,
+}
+
 /// `out = factor * a b`, or `out += factor * a b`.
 ///
 /// # Shapes
 /// `a` is `[m, k]`, `b` is `[k, n]`, `out` holds `[m, n]`, rows one after another.
 #[expect(unsafe_code, reason = "the product's only form takes pointers")]
-pub(super) fn product(out: &mut [f32], accumulate: bool, factor: f32, a: View<'_>, b: View<'_>) {
+pub(super) fn product(
+    out: &mut [f32],
+    accumulate: bool,
+    factor: f32,
+    a: View<'_>,
+    b: View<'_>,
+    threads: Threads,
+) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
     assert!(b.rows == k && out.len() >= m * n, "a product of {m} x {k} and {} x {n}", b.rows);
+    let parallelism = match threads {
+        Threads::This => gemm::Parallelism::None,
+        Threads::All => gemm::Parallelism::Rayon(0),
+    };
     let strides = |view: View<'_>| view.strides.map(usize::cast_signed);
     let ([a_row, a_column], [b_row, b_column]) = (strides(a), strides(b));
     // SAFETY: a view holds `rows * columns` values, rows or columns dense, so that every place it
@@ -57,7 +77,7 @@ pub(super) fn product(out: &mut [f32], accumulate: bool, factor: f32, a: View<'_
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            parallelism,
         );
     }
 }
@@ -72,9 +92,9 @@ mod tests {
         let b = [1.0, 0.0, 2.0, 1.0, 0.0, 1.0];
         let (a, b) = (View::new(&a, 2, 3), View::new(&b, 3, 2));
         let mut out = [0.0; 4];
-        product(&mut out, false, 1.0, a, b);
+        product(&mut out, false, 1.0, a, b, Threads::This);
         assert_eq!(out, [5.0, 5.0, 14.0, 11.0]);
-        product(&mut out, true, 2.0, b.transposed(), a.transposed());
+        product(&mut out, true, 2.0, b.transposed(), a.transposed(), Threads::All);
         assert_eq!(out, [15.0, 33.0, 24.0, 33.0]);
     }
 

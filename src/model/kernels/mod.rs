@@ -3,24 +3,33 @@
 
 mod attention;
 mod exp;
+mod linear;
 mod matmul;
+mod norm;
+mod passes;
 mod portable;
+mod rotate;
+mod softmax;
 mod swiglu;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc};
 
 use burn::{
     backend::{
-        Autodiff, Backend, Dispatch, Flex,
+        Autodiff, Backend, Dispatch, Flex, TensorMetadata as _,
         autodiff::{
             checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
             grads::Gradients,
-            ops::{Backward, Ops, OpsKind},
+            ops::{Backward, NodeGuard, Ops, OpsKind},
         },
         backend_extension,
         tensor::FloatTensor,
     },
-    tensor::{Tensor, TensorData},
+    tensor::Tensor,
 };
-use burn_flex::FlexTensor;
+use passes::Passes;
 
 /// Rows of tokens one after another, without padding, and how attention sees them.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +50,15 @@ pub(crate) struct Segments {
     pub window: Option<usize>,
 }
 
+/// How features are turned by a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// Pairs are neighbours, not the two halves of a head.
+    pub interleaved: bool,
+    /// By the negative angle.
+    pub back: bool,
+}
+
 /// Causal attention inside each row.
 ///
 /// # Shapes
@@ -59,6 +77,61 @@ pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Fused>::swiglu(gate.into_dispatch(), up.into_dispatch()))
 }
 
+/// `x W^T`.
+///
+/// # Shapes
+/// `x` is `[tokens, in]`, `weight` `[out, in]`, in f32.
+pub(super) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Fused>::linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// `x W^T + scale * (dropped A^T) B^T`, the weight being frozen.
+///
+/// # Shapes
+/// `x` and `dropped` are `[tokens, in]`, `weight` `[out, in]`, `a` `[r, in]`, `b` `[out, r]`, in f32.
+pub(super) fn adapted_linear(
+    [x, dropped]: [Tensor<2>; 2],
+    weight: Tensor<2>,
+    [a, b]: [Tensor<2>; 2],
+    scale: f32,
+) -> Tensor<2> {
+    let [x, dropped, weight, a, b] = [x, dropped, weight, a, b].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(<Dispatch as Fused>::adapted_linear(x, dropped, weight, a, b, scale))
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight` over each row.
+///
+/// # Shapes
+/// `[rows, features]`, and `[features]` for the weight, in f32.
+pub(super) fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Fused>::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps))
+}
+
+/// Each pair of features of each head turned by its token's angle.
+///
+/// # Shapes
+/// `x` is `[tokens, heads * head_dim]`, the angles' cosines and sines `[tokens, head_dim / 2]`, in f32.
+pub(super) fn rotate(x: Tensor<2>, [cos, sin]: [Tensor<2>; 2], interleaved: bool) -> Tensor<2> {
+    let [x, cos, sin] = [x, cos, sin].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(<Dispatch as Fused>::rotate(x, cos, sin, Turn { interleaved, back: false }))
+}
+
+/// Logarithms of the probabilities that logits stand for. Not differentiable.
+///
+/// # Shapes
+/// `[tokens, vocab]` in and out, in f32.
+pub(crate) fn log_softmax(logits: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Scores>::log_softmax_of(logits.into_dispatch()))
+}
+
+/// The gradient, by the logits, of the sum of `-log_p[target]` over `denominator`.
+///
+/// # Shapes
+/// `log_p` is `[tokens, vocab]`, with one target for each token; the result is shaped like `log_p`.
+pub(crate) fn softmax_error(log_p: Tensor<2>, targets: Vec<usize>, denominator: f32) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Scores>::softmax_error(log_p.into_dispatch(), targets, denominator))
+}
+
 /// What Burn's run-time dispatch chooses the device and autodiff for.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Autodiff)]
 pub(crate) trait Fused: Backend {
@@ -70,74 +143,34 @@ pub(crate) trait Fused: Backend {
     ) -> FloatTensor<Self>;
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        dropped: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self>;
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        turn: Turn,
+    ) -> FloatTensor<Self>;
 }
 
-/// The two passes of each operation on one device.
-pub(crate) trait Passes: Backend {
-    fn attention_forward(inputs: [FloatTensor<Self>; 3], rows: &Segments) -> FloatTensor<Self> {
-        portable::attention_forward::<Self>(inputs, rows)
-    }
+/// The same, of what is never differentiated.
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"))]
+pub(crate) trait Scores: Backend {
+    fn log_softmax_of(logits: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    fn attention_backward(
-        inputs: [FloatTensor<Self>; 3],
-        grad: FloatTensor<Self>,
-        rows: &Segments,
-    ) -> [FloatTensor<Self>; 3] {
-        portable::attention_backward::<Self>(inputs, grad, rows)
-    }
-
-    fn swiglu_forward(inputs: [FloatTensor<Self>; 2]) -> FloatTensor<Self> {
-        portable::swiglu_forward::<Self>(inputs)
-    }
-
-    fn swiglu_backward(inputs: [FloatTensor<Self>; 2], grad: FloatTensor<Self>) -> [FloatTensor<Self>; 2] {
-        portable::swiglu_backward::<Self>(inputs, grad)
-    }
-}
-
-/// Runs a kernel over the values of dense tensors.
-fn on_values<const N: usize, const M: usize>(
-    tensors: [FlexTensor; N],
-    shapes: [[usize; 2]; M],
-    kernel: impl FnOnce([&[f32]; N]) -> [Vec<f32>; M],
-) -> [FlexTensor; M] {
-    let dense = tensors.map(|tensor| tensor.to_contiguous());
-    let values = dense.each_ref().map(|tensor| tensor.as_slice::<f32>().expect("a dense tensor of f32"));
-    let mut shapes = shapes.into_iter();
-    kernel(values).map(|values| {
-        let shape = shapes.next().expect("as many shapes as results");
-        FlexTensor::from_data(TensorData::new(values, shape))
-    })
-}
-
-fn shape_of(tensor: &FlexTensor) -> [usize; 2] {
-    let shape = tensor.layout().shape();
-    [shape[0], shape[1]]
-}
-
-impl Passes for Flex {
-    fn attention_forward(inputs: [FlexTensor; 3], rows: &Segments) -> FlexTensor {
-        let shape = shape_of(&inputs[0]);
-        let [out] = on_values(inputs, [shape], |[q, k, v]| [attention::forward(rows, q, k, v)]);
-        out
-    }
-
-    fn attention_backward(inputs: [FlexTensor; 3], grad: FlexTensor, rows: &Segments) -> [FlexTensor; 3] {
-        let shapes = inputs.each_ref().map(shape_of);
-        let [q, k, v] = inputs;
-        on_values([q, k, v, grad], shapes, |[q, k, v, grad]| attention::backward(rows, [q, k, v], grad))
-    }
-
-    fn swiglu_forward(inputs: [FlexTensor; 2]) -> FlexTensor {
-        let shape = shape_of(&inputs[0]);
-        let [out] = on_values(inputs, [shape], |[gate, up]| [swiglu::forward(gate, up)]);
-        out
-    }
-
-    fn swiglu_backward([gate, up]: [FlexTensor; 2], grad: FlexTensor) -> [FlexTensor; 2] {
-        let shapes = [shape_of(&gate), shape_of(&up)];
-        on_values([gate, up, grad], shapes, |[gate, up, grad]| swiglu::backward(gate, up, grad))
-    }
+    fn softmax_error(log_p: FloatTensor<Self>, targets: Vec<usize>, denominator: f32) -> FloatTensor<Self>;
 }
 
 /// A device's own operations are the forward passes.
@@ -156,16 +189,102 @@ macro_rules! fused {
             fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
                 Self::swiglu_forward([gate, up])
             }
+
+            fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::linear_forward(x, weight)
+            }
+
+            fn adapted_linear(
+                x: FloatTensor<Self>,
+                dropped: FloatTensor<Self>,
+                weight: FloatTensor<Self>,
+                a: FloatTensor<Self>,
+                b: FloatTensor<Self>,
+                scale: f32,
+            ) -> FloatTensor<Self> {
+                let [output, _] = Self::adapted_forward([x, dropped, weight, a, b], scale);
+                output
+            }
+
+            fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+                Self::rms_norm_forward(x, weight, eps)
+            }
+
+            fn rotate(
+                x: FloatTensor<Self>,
+                cos: FloatTensor<Self>,
+                sin: FloatTensor<Self>,
+                turn: Turn,
+            ) -> FloatTensor<Self> {
+                Self::turned(x, [cos, sin], turn)
+            }
+        }
+
+        impl Scores for $backend {
+            fn log_softmax_of(logits: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::log_probabilities(logits)
+            }
+
+            fn softmax_error(
+                log_p: FloatTensor<Self>,
+                targets: Vec<usize>,
+                denominator: f32,
+            ) -> FloatTensor<Self> {
+                Self::probability_error(log_p, &targets, denominator)
+            }
         }
     };
 }
 
 fused!(Flex);
-
-#[cfg(feature = "libtorch")]
-impl Passes for burn::backend::LibTorch {}
 #[cfg(feature = "libtorch")]
 fused!(burn::backend::LibTorch);
+
+/// From an output's gradient to those of the inputs, in the order of the nodes; an input that
+/// wants none may get none.
+struct BackwardPass<B: Backend, const N: usize>(
+    Arc<dyn Fn(FloatTensor<B>) -> [Option<FloatTensor<B>>; N] + Send + Sync>,
+);
+
+impl<B: Backend, const N: usize> Clone for BackwardPass<B, N> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<B: Backend, const N: usize> fmt::Debug for BackwardPass<B, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BackwardPass")
+    }
+}
+
+#[derive(Debug)]
+struct Recorded;
+
+impl<B: Backend, const N: usize> Backward<B, N> for Recorded {
+    type State = BackwardPass<B, N>;
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        for (parent, grad) in ops.parents.into_iter().zip((ops.state.0)(grad)) {
+            if let (Some(parent), Some(grad)) = (parent, grad) {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+/// Puts an operation on the tape, if any of its inputs is on it.
+fn record<B: Backend, C: CheckpointStrategy, const N: usize>(
+    nodes: [NodeGuard; N],
+    output: FloatTensor<B>,
+    backward: impl Fn(FloatTensor<B>) -> [Option<FloatTensor<B>>; N] + Send + Sync + 'static,
+) -> FloatTensor<Autodiff<B, C>> {
+    match Recorded.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish(BackwardPass(Arc::new(backward)), output),
+        OpsKind::UnTracked(prepared) => prepared.finish(output),
+    }
+}
 
 impl<B: Fused + Passes, C: CheckpointStrategy> Fused for Autodiff<B, C> {
     fn attention(
@@ -174,209 +293,81 @@ impl<B: Fused + Passes, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         values: FloatTensor<Self>,
         rows: Segments,
     ) -> FloatTensor<Self> {
-        #[derive(Debug)]
-        struct Attention;
-
-        impl<B: Passes> Backward<B, 3> for Attention {
-            type State = ([FloatTensor<B>; 3], Segments);
-
-            fn backward(
-                self,
-                ops: Ops<Self::State, 3>,
-                grads: &mut Gradients,
-                _checkpointer: &mut Checkpointer,
-            ) {
-                let (inputs, rows) = ops.state;
-                let grad = grads.consume::<B>(&ops.node);
-                let found = B::attention_backward(inputs, grad, &rows);
-                for (parent, grad) in ops.parents.into_iter().zip(found) {
-                    if let Some(parent) = parent {
-                        grads.register::<B>(parent.id, grad);
-                    }
-                }
-            }
-        }
-
         let nodes = [queries.node(), keys.node(), values.node()];
         let inputs = [queries, keys, values].map(|tensor| tensor.into_primitive());
         let output = B::attention_forward(inputs.clone(), &rows);
-        match Attention.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((inputs, rows), output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
-    }
-
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        #[derive(Debug)]
-        struct Swiglu;
-
-        impl<B: Passes> Backward<B, 2> for Swiglu {
-            type State = [FloatTensor<B>; 2];
-
-            fn backward(
-                self,
-                ops: Ops<Self::State, 2>,
-                grads: &mut Gradients,
-                _checkpointer: &mut Checkpointer,
-            ) {
-                let grad = grads.consume::<B>(&ops.node);
-                let found = B::swiglu_backward(ops.state, grad);
-                for (parent, grad) in ops.parents.into_iter().zip(found) {
-                    if let Some(parent) = parent {
-                        grads.register::<B>(parent.id, grad);
-                    }
-                }
-            }
-        }
-
-        let nodes = [gate.node(), up.node()];
-        let inputs = [gate, up].map(|tensor| tensor.into_primitive());
-        let output = B::swiglu_forward(inputs.clone());
-        match Swiglu.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(inputs, output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use burn::tensor::{Device, activation::softmax};
-
-    use super::*;
-
-    fn values(seed: u64, count: usize) -> Vec<f32> {
-        let mut random = crate::rng::stream(seed, "kernels", &[]);
-        (0..count).map(|_| random.unit_f32() * 4.0 - 2.0).collect()
-    }
-
-    fn leaf(seed: u64, shape: [usize; 2], device: &Device) -> Tensor<2> {
-        Tensor::from_data(TensorData::new(values(seed, shape[0] * shape[1]), shape), device).require_grad()
-    }
-
-    /// Attention of each row and head by itself, with Burn's own operations.
-    fn plain(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, rows: &Segments) -> Tensor<2> {
-        let (width, group) = (rows.head_dim, rows.heads / rows.kv_heads);
-        let mut start = 0;
-        let mut parts = Vec::new();
-        for &n in &rows.lengths {
-            let heads = (0..rows.heads).map(|head| {
-                let part = |all: &Tensor<2>, head: usize| {
-                    all.clone().narrow(0, start, n).narrow(1, head * width, width)
-                };
-                let scores = part(q, head).matmul(part(k, head / group).transpose()) * rows.scale;
-                let scores = match rows.softcap {
-                    Some(cap) => (scores / cap).tanh() * cap,
-                    None => scores,
-                };
-                let hidden = (0..n * n).map(|at| {
-                    let (query, key) = (at / n, at % n);
-                    let sees = key <= query && rows.window.is_none_or(|window| query - key < window);
-                    if sees { 0.0 } else { -1e9_f32 }
-                });
-                let mask =
-                    Tensor::from_data(TensorData::new(hidden.collect::<Vec<_>>(), [n, n]), &q.device());
-                softmax(scores + mask, 1).matmul(part(v, head / group))
-            });
-            parts.push(Tensor::cat(heads.collect(), 1));
-            start += n;
-        }
-        Tensor::cat(parts, 0)
-    }
-
-    fn numbers(tensor: Tensor<2>) -> Vec<f32> {
-        tensor.into_data().try_to_vec().unwrap()
-    }
-
-    fn close(what: &str, a: &[f32], b: &[f32]) {
-        assert_eq!(a.len(), b.len(), "{what}");
-        let furthest = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(furthest < 2e-5, "{what}: {furthest}");
-    }
-
-    fn shapes() -> impl Iterator<Item = Segments> {
-        let lengths = [vec![1], vec![5, 1, 130, 64, 3]];
-        lengths.into_iter().flat_map(|lengths| {
-            [(None, None), (Some(7), None), (None, Some(1.5)), (Some(70), Some(3.0))].map(
-                |(window, softcap)| Segments {
-                    lengths: lengths.clone(),
-                    heads: 6,
-                    kv_heads: 2,
-                    head_dim: 8,
-                    scale: 0.35,
-                    softcap,
-                    window,
-                },
-            )
+        record::<B, C, 3>(nodes, output, move |grad| {
+            B::attention_backward(inputs.clone(), grad, &rows).map(Some)
         })
     }
 
-    /// Forward and backward of the kernels and of the portable operations against autodiff.
-    #[test]
-    fn attention_and_its_gradients_are_those_of_the_plain_formula() {
-        let device = Device::flex().autodiff();
-        for rows in shapes() {
-            let tokens = rows.lengths.iter().sum::<usize>();
-            let inputs =
-                || [(1, 48), (2, 16), (3, 16)].map(|(seed, width)| leaf(seed, [tokens, width], &device));
-            let weights = leaf(4, [tokens, 48], &device).detach();
-            let passes = |out: Tensor<2>, inputs: &[Tensor<2>; 3]| {
-                let gradients = (out.clone() * weights.clone()).sum().backward();
-                let found = inputs.each_ref().map(|input| numbers(input.grad(&gradients).unwrap()));
-                (numbers(out.inner()), found)
-            };
-            let ours = inputs();
-            let [q, k, v] = ours.clone();
-            let ours = passes(attention(q, k, v, rows.clone()), &ours);
-            let theirs = inputs();
-            let theirs = passes(plain(&theirs[0], &theirs[1], &theirs[2], &rows), &theirs);
-            close("output", &ours.0, &theirs.0);
-            for (name, (a, b)) in ["queries", "keys", "values"].iter().zip(ours.1.iter().zip(&theirs.1)) {
-                close(name, a, b);
-            }
-
-            let flex = |seed, width| {
-                FlexTensor::from_data(TensorData::new(values(seed, tokens * width), [tokens, width]))
-            };
-            let inputs = [flex(1, 48), flex(2, 16), flex(3, 16)];
-            let read = |tensor: FlexTensor| tensor.into_data().try_to_vec::<f32>().unwrap();
-            close(
-                "portable output",
-                &read(portable::attention_forward::<Flex>(inputs.clone(), &rows)),
-                &theirs.0,
-            );
-            let found = portable::attention_backward::<Flex>(inputs, flex(4, 48), &rows);
-            for (a, b) in found.into_iter().zip(&theirs.1) {
-                close("portable gradient", &read(a), b);
-            }
-        }
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [gate.node(), up.node()];
+        let inputs = [gate, up].map(|tensor| tensor.into_primitive());
+        let output = B::swiglu_forward(inputs.clone());
+        record::<B, C, 2>(nodes, output, move |grad| B::swiglu_backward(inputs.clone(), grad).map(Some))
     }
 
-    #[test]
-    fn swiglu_and_its_gradients_are_those_of_the_plain_formula() {
-        let device = Device::flex().autodiff();
-        let shape = [300, 70];
-        let inputs = || [leaf(1, shape, &device), leaf(2, shape, &device)];
-        let weights = leaf(3, shape, &device).detach();
-        let passes = |out: Tensor<2>, inputs: &[Tensor<2>; 2]| {
-            let gradients = (out.clone() * weights.clone()).sum().backward();
-            (numbers(out.inner()), inputs.each_ref().map(|input| numbers(input.grad(&gradients).unwrap())))
-        };
-        let ours = inputs();
-        let [gate, up] = ours.clone();
-        let ours = passes(swiglu(gate, up), &ours);
-        let theirs = inputs();
-        let [gate, up] = theirs.clone();
-        let theirs = passes(burn::tensor::activation::silu(gate) * up, &theirs);
-        close("output", &ours.0, &theirs.0);
-        close("gate", &ours.1[0], &theirs.1[0]);
-        close("up", &ours.1[1], &theirs.1[1]);
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let trained = weight.is_tracked();
+        let nodes = [x.node(), weight.node()];
+        let [x, weight] = [x, weight].map(|tensor| tensor.into_primitive());
+        let output = B::linear_forward(x.clone(), weight.clone());
+        // A frozen weight needs no input in the backward pass.
+        let x = trained.then_some(x);
+        record::<B, C, 2>(nodes, output, move |grad| {
+            let weight_grad = x.clone().map(|x| B::float_matmul(B::float_transpose(grad.clone()), x));
+            [Some(B::linear_backward(weight.clone(), grad)), weight_grad]
+        })
+    }
 
-        let flex = |seed| FlexTensor::from_data(TensorData::new(values(seed, 21_000), shape));
-        let read = |tensor: FlexTensor| tensor.into_data().try_to_vec::<f32>().unwrap();
-        close("portable output", &read(portable::swiglu_forward::<Flex>([flex(1), flex(2)])), &theirs.0);
-        let [gate, up] = portable::swiglu_backward::<Flex>([flex(1), flex(2)], flex(3));
-        close("portable gate", &read(gate), &theirs.1[0]);
-        close("portable up", &read(up), &theirs.1[1]);
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        dropped: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        debug_assert!(!weight.is_tracked(), "an adapted weight is frozen");
+        let nodes = [x.node(), dropped.node(), a.node(), b.node()];
+        let [x, dropped, weight, a, b] = [x, dropped, weight, a, b].map(|tensor| tensor.into_primitive());
+        let inputs = [x, dropped.clone(), weight.clone(), a.clone(), b.clone()];
+        let [output, low] = B::adapted_forward(inputs, scale);
+        record::<B, C, 4>(nodes, output, move |grad| {
+            let [dropped, low, weight, a, b] = [&dropped, &low, &weight, &a, &b].map(Clone::clone);
+            B::adapted_backward([grad, dropped, low, weight, a, b], scale).map(Some)
+        })
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        let trained = weight.is_tracked();
+        let nodes = [x.node(), weight.node()];
+        let [x, weight] = [x, weight].map(|tensor| tensor.into_primitive());
+        let output = B::rms_norm_forward(x.clone(), weight.clone(), eps);
+        record::<B, C, 2>(nodes, output, move |grad| {
+            let weight_grad = trained.then(|| {
+                let ones = B::float_ones(weight.shape(), &weight.device(), weight.dtype().into());
+                let normed = B::rms_norm_forward(x.clone(), ones, eps);
+                let sum = B::float_sum_dim(B::float_mul(grad.clone(), normed), 0);
+                B::float_reshape(sum, weight.shape())
+            });
+            [Some(B::rms_norm_backward(x.clone(), weight.clone(), grad, eps)), weight_grad]
+        })
+    }
+
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        turn: Turn,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        let [x, cos, sin] = [x, cos, sin].map(|tensor| tensor.into_primitive());
+        let output = B::turned(x, [cos.clone(), sin.clone()], turn);
+        record::<B, C, 1>(nodes, output, move |grad| {
+            let back = Turn { back: !turn.back, ..turn };
+            [Some(B::turned(grad, [cos.clone(), sin.clone()], back))]
+        })
     }
 }

@@ -1,11 +1,13 @@
 //! The same operations out of any backend's own: for devices without kernels of ours.
 
+use std::collections::BTreeMap;
+
 use burn::{
     backend::{Backend, TensorMetadata as _, tensor::FloatTensor},
-    tensor::{Shape, Slice, TensorData},
+    tensor::{IndexingUpdateOp, Shape, Slice, TensorData},
 };
 
-use super::Segments;
+use super::{Segments, Turn};
 
 /// Added to scores that must not be seen; far below any score, yet finite.
 const HIDDEN: f32 = -1e9;
@@ -63,7 +65,12 @@ impl<B: Backend> Row<B> {
     }
 
     /// Probabilities `[kv_heads, group * length, length]`, and the slope of the soft cap.
-    fn weights(&self, length: usize, shape: &Segments) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    fn weights(
+        &self,
+        mask: FloatTensor<B>,
+        length: usize,
+        shape: &Segments,
+    ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
         let group = shape.heads / shape.kv_heads;
         let scores = B::float_matmul(self.queries.clone(), B::float_swap_dims(self.keys.clone(), 1, 2));
         let scores = B::float_mul_scalar(scores, shape.scale.into());
@@ -76,23 +83,29 @@ impl<B: Backend> Row<B> {
             }
             None => (scores, None),
         };
-        let sees = |query: usize, key: usize| key <= query && shape.window.is_none_or(|w| query - key < w);
-        let mask: Vec<f32> = (0..group * length * length)
-            .map(|at| if sees(at / length % length, at % length) { 0.0 } else { HIDDEN })
-            .collect();
-        let mask = B::float_from_data(TensorData::new(mask, [1, group * length, length]), &scores.device());
-        (B::softmax(B::float_add(scores, mask), 2), slope)
+        let scores = B::float_reshape(scores, Shape::from([shape.kv_heads, group, length, length]));
+        let weights = B::softmax(B::float_add(scores, mask), 3);
+        (B::float_reshape(weights, Shape::from([shape.kv_heads, group * length, length])), slope)
     }
+}
+
+/// What each query sees: `[1, 1, length, length]`, to add to the scores.
+fn mask<B: Backend>(length: usize, shape: &Segments, device: &B::Device) -> FloatTensor<B> {
+    let sees = |query: usize, key: usize| key <= query && shape.window.is_none_or(|w| query - key < w);
+    let mask = (0..length * length).map(|at| if sees(at / length, at % length) { 0.0 } else { HIDDEN });
+    B::float_from_data(TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, length, length]), device)
 }
 
 fn each_row<B: Backend>(
     inputs: &[FloatTensor<B>; 3],
     shape: &Segments,
-    mut f: impl FnMut(Row<B>, usize, usize),
+    mut f: impl FnMut(Row<B>, FloatTensor<B>, usize, usize),
 ) {
     let mut start = 0;
+    let (mut masks, device) = (BTreeMap::new(), inputs[0].device());
     for &length in &shape.lengths {
-        f(Row::new(inputs, start, length, shape), start, length);
+        let mask = masks.entry(length).or_insert_with(|| mask::<B>(length, shape, &device)).clone();
+        f(Row::new(inputs, start, length, shape), mask, start, length);
         start += length;
     }
 }
@@ -100,8 +113,8 @@ fn each_row<B: Backend>(
 pub(super) fn attention_forward<B: Backend>(inputs: [FloatTensor<B>; 3], shape: &Segments) -> FloatTensor<B> {
     let group = shape.heads / shape.kv_heads;
     let mut parts = Vec::with_capacity(shape.lengths.len());
-    each_row::<B>(&inputs, shape, |row, _, length| {
-        let (weights, _) = row.weights(length, shape);
+    each_row::<B>(&inputs, shape, |row, mask, _, length| {
+        let (weights, _) = row.weights(mask, length, shape);
         parts.push(unstacked::<B>(B::float_matmul(weights, row.values), length, group, shape));
     });
     B::float_cat(parts, 0)
@@ -114,9 +127,9 @@ pub(super) fn attention_backward<B: Backend>(
 ) -> [FloatTensor<B>; 3] {
     let group = shape.heads / shape.kv_heads;
     let mut parts = [const { Vec::new() }; 3];
-    each_row::<B>(&inputs, shape, |row, start, length| {
+    each_row::<B>(&inputs, shape, |row, mask, start, length| {
         let grad = stacked::<B>(&grad, start, length, group, shape);
-        let (weights, slope) = row.weights(length, shape);
+        let (weights, slope) = row.weights(mask, length, shape);
         let values = B::float_matmul(B::float_swap_dims(weights.clone(), 1, 2), grad.clone());
         let errors = B::float_matmul(grad, B::float_swap_dims(row.values, 1, 2));
         let mean = B::float_sum_dim(B::float_mul(weights.clone(), errors.clone()), 2);
@@ -151,4 +164,102 @@ pub(super) fn swiglu_backward<B: Backend>(
     let slope = B::float_add(s, B::float_mul(silu.clone(), one_minus));
     let gate_grad = B::float_mul(B::float_mul(grad.clone(), up), slope);
     [gate_grad, B::float_mul(grad, silu)]
+}
+
+pub(super) fn adapted_forward<B: Backend>(
+    [x, dropped, weight, a, b]: [FloatTensor<B>; 5],
+    scale: f32,
+) -> [FloatTensor<B>; 2] {
+    let low = B::float_matmul(dropped, B::float_transpose(a));
+    let update = B::float_mul_scalar(B::float_matmul(low.clone(), B::float_transpose(b)), scale.into());
+    [B::float_add(B::float_matmul(x, B::float_transpose(weight)), update), low]
+}
+
+pub(super) fn adapted_backward<B: Backend>(
+    [grad, dropped, low, weight, a, b]: [FloatTensor<B>; 6],
+    scale: f32,
+) -> [FloatTensor<B>; 4] {
+    let scaled = B::float_mul_scalar(grad.clone(), scale.into());
+    let low_grad = B::float_matmul(scaled.clone(), b);
+    [
+        B::float_matmul(grad, weight),
+        B::float_matmul(low_grad.clone(), a),
+        B::float_matmul(B::float_transpose(low_grad), dropped),
+        B::float_matmul(B::float_transpose(scaled), low),
+    ]
+}
+
+/// `1 / sqrt(mean(x^2) + eps)` of each row: `[rows, 1]`.
+fn row_scale<B: Backend>(x: FloatTensor<B>, eps: f32) -> FloatTensor<B> {
+    let mean = B::float_mean_dim(B::float_mul(x.clone(), x), 1);
+    B::float_recip(B::float_sqrt(B::float_add_scalar(mean, eps.into())))
+}
+
+/// `[features]` as `[1, features]`.
+fn as_row<B: Backend>(weight: FloatTensor<B>) -> FloatTensor<B> {
+    let features = weight.shape()[0];
+    B::float_reshape(weight, Shape::from([1, features]))
+}
+
+pub(super) fn rms_norm_forward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    eps: f32,
+) -> FloatTensor<B> {
+    let scale = row_scale::<B>(x.clone(), eps);
+    B::float_mul(B::float_mul(x, scale), as_row::<B>(weight))
+}
+
+pub(super) fn rms_norm_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    eps: f32,
+) -> FloatTensor<B> {
+    let r = row_scale::<B>(x.clone(), eps);
+    let weighted = B::float_mul(grad, as_row::<B>(weight));
+    let mean = B::float_mean_dim(B::float_mul(weighted.clone(), x.clone()), 1);
+    let cube = B::float_mul(B::float_mul(r.clone(), r.clone()), r.clone());
+    B::float_sub(B::float_mul(weighted, r), B::float_mul(x, B::float_mul(cube, mean)))
+}
+
+pub(super) fn turned<B: Backend>(
+    x: FloatTensor<B>,
+    [cos, sin]: [FloatTensor<B>; 2],
+    turn: Turn,
+) -> FloatTensor<B> {
+    let (whole, half) = (x.shape(), cos.shape()[1]);
+    let (tokens, heads) = (whole[0], whole[1] / (2 * half));
+    // The members of a pair lie along one dimension of two.
+    let (split, member, angles) = match turn.interleaved {
+        true => ([tokens, heads, half, 2], 3, [tokens, 1, half, 1]),
+        false => ([tokens, heads, 2, half], 2, [tokens, 1, 1, half]),
+    };
+    let x = B::float_reshape(x, Shape::from(split));
+    let of_pair = |at: usize| {
+        let mut slices = vec![Slice::full(); 4];
+        slices[member] = Slice::from(at..at + 1);
+        B::float_slice(x.clone(), &slices)
+    };
+    let (first, second) = (of_pair(0), of_pair(1));
+    let cos = B::float_reshape(cos, Shape::from(angles));
+    let sin = B::float_reshape(sin, Shape::from(angles));
+    let sin = if turn.back { B::float_neg(sin) } else { sin };
+    let turned_first =
+        B::float_sub(B::float_mul(first.clone(), cos.clone()), B::float_mul(second.clone(), sin.clone()));
+    let turned_second = B::float_add(B::float_mul(second, cos), B::float_mul(first, sin));
+    B::float_reshape(B::float_cat(vec![turned_first, turned_second], member), whole)
+}
+
+pub(super) fn probability_error<B: Backend>(
+    log_p: FloatTensor<B>,
+    targets: &[usize],
+    denominator: f32,
+) -> FloatTensor<B> {
+    let (tokens, device) = (targets.len(), log_p.device());
+    let targets: Vec<i64> = targets.iter().map(|target| *target as i64).collect();
+    let targets = B::int_from_data(TensorData::new(targets, [tokens, 1]), &device);
+    let minus_one = B::float_from_data(TensorData::new(vec![-1.0_f32; tokens], [tokens, 1]), &device);
+    let error = B::float_scatter(1, B::float_exp(log_p), targets, minus_one, IndexingUpdateOp::Add);
+    B::float_div_scalar(error, denominator.into())
 }

@@ -1,0 +1,259 @@
+//! Every operation and its gradients against the plain formula under Burn's autodiff, on every
+//! device; and the portable operations on the CPU, which has kernels instead.
+
+use burn::{
+    backend::Flex,
+    tensor::{
+        Device, Int, Tensor, TensorData,
+        activation::{self, silu, softmax},
+    },
+};
+use burn_flex::FlexTensor;
+
+use super::*;
+use crate::device;
+
+type Values = Vec<f32>;
+
+fn values(seed: u64, count: usize) -> Values {
+    let mut random = crate::rng::stream(seed, "kernels", &[]);
+    (0..count).map(|_| random.unit_f32() * 4.0 - 2.0).collect()
+}
+
+fn data<const D: usize>(seed: usize, shape: [usize; D]) -> TensorData {
+    TensorData::new(values(seed as u64, shape.iter().product()), shape)
+}
+
+fn numbers<const D: usize>(tensor: Tensor<D>) -> Values {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+fn close(what: &str, ours: &[f32], plain: &[f32]) {
+    assert_eq!(ours.len(), plain.len(), "{what}");
+    let scale = plain.iter().fold(1.0_f32, |most, x| most.max(x.abs()));
+    let furthest = ours.iter().zip(plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(furthest < 1e-5 * scale, "{what}: {furthest} of {scale}");
+}
+
+/// The output of a function of some inputs, and the gradients of a weighted sum of it.
+fn passes<const N: usize>(
+    device: &Device,
+    shapes: [[usize; 2]; N],
+    f: &dyn Fn([Tensor<2>; N]) -> Tensor<2>,
+) -> (Values, [Values; N]) {
+    let mut seed = 0;
+    let inputs = shapes.map(|shape| {
+        seed += 1;
+        Tensor::<2>::from_data(data(seed, shape), device).require_grad()
+    });
+    let out = f(inputs.clone());
+    let weights = Tensor::from_data(data(100, out.dims()), &device.clone().inner());
+    let tape = (out.clone() * Tensor::from_inner(weights)).sum().backward();
+    (numbers(out.inner()), inputs.map(|input| numbers(input.grad(&tape).unwrap())))
+}
+
+/// The same from an operation and from the plain formula, on every device.
+fn agree<const N: usize>(
+    what: &str,
+    shapes: [[usize; 2]; N],
+    ours: impl Fn([Tensor<2>; N]) -> Tensor<2>,
+    plain: impl Fn([Tensor<2>; N]) -> Tensor<2>,
+) -> (Values, [Values; N]) {
+    let mut found = None;
+    for name in device::present() {
+        let device = device::resolve(name).unwrap().autodiff();
+        let (ours, plain) = (passes(&device, shapes, &ours), passes(&device, shapes, &plain));
+        close(&format!("{what} on {name}"), &ours.0, &plain.0);
+        for (input, (ours, plain)) in ours.1.iter().zip(&plain.1).enumerate() {
+            close(&format!("{what} on {name}, gradient of input {input}"), ours, plain);
+        }
+        found = Some(plain);
+    }
+    found.expect("there is always a CPU")
+}
+
+fn flex(seed: usize, shape: [usize; 2]) -> FlexTensor {
+    FlexTensor::from_data(data(seed, shape))
+}
+
+fn read(tensor: FlexTensor) -> Values {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+/// Attention of each row and head by itself.
+fn plain_attention([q, k, v]: [Tensor<2>; 3], rows: &Segments) -> Tensor<2> {
+    let (width, group) = (rows.head_dim, rows.heads / rows.kv_heads);
+    let mut start = 0;
+    let mut parts = Vec::new();
+    for &n in &rows.lengths {
+        let heads = (0..rows.heads).map(|head| {
+            let part =
+                |all: &Tensor<2>, head: usize| all.clone().narrow(0, start, n).narrow(1, head * width, width);
+            let scores = part(&q, head).matmul(part(&k, head / group).transpose()) * rows.scale;
+            let scores = match rows.softcap {
+                Some(cap) => (scores / cap).tanh() * cap,
+                None => scores,
+            };
+            let hidden = (0..n * n).map(|at| {
+                let (query, key) = (at / n, at % n);
+                let sees = key <= query && rows.window.is_none_or(|window| query - key < window);
+                if sees { 0.0 } else { -1e9_f32 }
+            });
+            let mask = TensorData::new(hidden.collect::<Vec<_>>(), [n, n]);
+            softmax(scores + Tensor::from_data(mask, &q.device()), 1).matmul(part(&v, head / group))
+        });
+        parts.push(Tensor::cat(heads.collect(), 1));
+        start += n;
+    }
+    Tensor::cat(parts, 0)
+}
+
+#[test]
+fn attention() {
+    for lengths in [vec![1], vec![5, 1, 130, 64, 3]] {
+        for (window, softcap) in [(None, None), (Some(7), None), (None, Some(1.5)), (Some(70), Some(3.0))] {
+            let (lengths, tokens) = (lengths.clone(), lengths.iter().sum::<usize>());
+            let rows = Segments { lengths, heads: 6, kv_heads: 2, head_dim: 8, scale: 0.35, softcap, window };
+            let shapes = [[tokens, 48], [tokens, 16], [tokens, 16]];
+            let ours = |[q, k, v]: [Tensor<2>; 3]| super::attention(q, k, v, rows.clone());
+            let plain = agree("attention", shapes, ours, |inputs| plain_attention(inputs, &rows));
+
+            let inputs = [flex(1, shapes[0]), flex(2, shapes[1]), flex(3, shapes[2])];
+            let out = read(portable::attention_forward::<Flex>(inputs.clone(), &rows));
+            close("portable attention", &out, &plain.0);
+            let found = portable::attention_backward::<Flex>(inputs, flex(100, shapes[0]), &rows);
+            for (ours, plain) in found.into_iter().zip(&plain.1) {
+                close("portable attention, gradient", &read(ours), plain);
+            }
+        }
+    }
+}
+
+#[test]
+fn swiglu() {
+    let shape = [300, 70];
+    let plain =
+        agree("swiglu", [shape; 2], |[gate, up]| super::swiglu(gate, up), |[gate, up]| silu(gate) * up);
+    let inputs = || [flex(1, shape), flex(2, shape)];
+    close("portable swiglu", &read(portable::swiglu_forward::<Flex>(inputs())), &plain.0);
+    let found = portable::swiglu_backward::<Flex>(inputs(), flex(100, shape));
+    for (ours, plain) in found.into_iter().zip(&plain.1) {
+        close("portable swiglu, gradient", &read(ours), plain);
+    }
+}
+
+#[test]
+fn linear() {
+    let shapes = [[37, 20], [50, 20]];
+    agree("linear", shapes, |[x, w]| super::linear(x, w), |[x, w]| x.matmul(w.transpose()));
+    // A transposed input is not dense.
+    let ours = |[x, w]: [Tensor<2>; 2]| super::linear(x.transpose(), w);
+    agree("linear of a view", [[20, 37], [50, 20]], ours, |[x, w]| x.transpose().matmul(w.transpose()));
+}
+
+#[test]
+fn adapted_linear() {
+    let weight = |like: &Tensor<2>| Tensor::<2>::from_data(data(50, [30, 20]), &like.device());
+    let shapes = [[37, 20], [37, 20], [4, 20], [30, 4]];
+    let ours = |[x, dropped, a, b]: [Tensor<2>; 4]| {
+        super::adapted_linear([x.clone(), dropped], weight(&x), [a, b], 0.7)
+    };
+    let formula = |[x, dropped, a, b]: [Tensor<2>; 4]| {
+        let base = x.clone().matmul(weight(&x).transpose());
+        base + dropped.matmul(a.transpose()).matmul(b.transpose()) * 0.7
+    };
+    let plain = agree("adapted linear", shapes, ours, formula);
+    // One input for both, as without dropout: its gradients add up.
+    let shapes = [[37, 20], [4, 20], [30, 4]];
+    let ours =
+        |[x, a, b]: [Tensor<2>; 3]| super::adapted_linear([x.clone(), x.clone()], weight(&x), [a, b], 0.7);
+    agree("adapted linear of one input", shapes, ours, |[x, a, b]| formula([x.clone(), x, a, b]));
+
+    let [x, dropped, a, b] = [flex(1, [37, 20]), flex(2, [37, 20]), flex(3, [4, 20]), flex(4, [30, 4])];
+    let weight = flex(50, [30, 20]);
+    let inputs = [x, dropped.clone(), weight.clone(), a.clone(), b.clone()];
+    let [out, low] = portable::adapted_forward::<Flex>(inputs, 0.7);
+    close("portable adapted linear", &read(out), &plain.0);
+    let inputs = [flex(100, [37, 30]), dropped, low, weight, a, b];
+    for (ours, plain) in portable::adapted_backward::<Flex>(inputs, 0.7).into_iter().zip(&plain.1) {
+        close("portable adapted linear, gradient", &read(ours), plain);
+    }
+}
+
+#[test]
+fn rms_norm() {
+    for width in [1, 16, 50] {
+        let shapes = [[33, width], [1, width]];
+        let flat = |w: Tensor<2>| w.reshape([width]);
+        let ours = |[x, w]: [Tensor<2>; 2]| super::rms_norm(x, flat(w), 1e-5);
+        let formula = |[x, w]: [Tensor<2>; 2]| {
+            let mean = x.clone().square().mean_dim(1);
+            x * (mean + 1e-5).sqrt().recip() * w
+        };
+        let plain = agree("rms norm", shapes, ours, formula);
+        let weight = || FlexTensor::from_data(data(2, [width]));
+        let out = portable::rms_norm_forward::<Flex>(flex(1, shapes[0]), weight(), 1e-5);
+        close("portable rms norm", &read(out), &plain.0);
+        let grad = flex(100, shapes[0]);
+        let grad = portable::rms_norm_backward::<Flex>(flex(1, shapes[0]), weight(), grad, 1e-5);
+        close("portable rms norm, gradient", &read(grad), &plain.1[0]);
+    }
+}
+
+#[test]
+fn rotate() {
+    let (tokens, heads, half) = (35, 3, 4);
+    let shape = [tokens, heads * 2 * half];
+    for interleaved in [false, true] {
+        let angles =
+            |device: &Device| [21, 22].map(|seed| Tensor::<2>::from_data(data(seed, [tokens, half]), device));
+        let ours = |[x]: [Tensor<2>; 1]| {
+            let angles = angles(&x.device());
+            super::rotate(x, angles, interleaved)
+        };
+        let formula = |[x]: [Tensor<2>; 1]| {
+            let [cos, sin] = angles(&x.device()).map(|angle| angle.reshape([tokens, 1, half]));
+            let split: Tensor<4> = match interleaved {
+                true => x.reshape([tokens, heads, half, 2]),
+                false => x.reshape([tokens, heads, 2, half]).swap_dims(2, 3),
+            };
+            let member = |at: usize| split.clone().narrow(3, at, 1).reshape([tokens, heads, half]);
+            let (first, second): (Tensor<3>, Tensor<3>) = (member(0), member(1));
+            let turned =
+                [first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin];
+            let both: Tensor<4> = Tensor::stack(turned.to_vec(), 3);
+            let both = if interleaved { both } else { both.swap_dims(2, 3) };
+            both.reshape(shape)
+        };
+        let plain = agree("rotation", [shape], ours, formula);
+        let angles = [flex(21, [tokens, half]), flex(22, [tokens, half])];
+        let turn = Turn { interleaved, back: false };
+        let out = portable::turned::<Flex>(flex(1, shape), angles.clone(), turn);
+        close("portable rotation", &read(out), &plain.0);
+        let back = Turn { back: true, ..turn };
+        let grad = portable::turned::<Flex>(flex(100, shape), angles, back);
+        close("portable rotation, gradient", &read(grad), &plain.1[0]);
+    }
+}
+
+#[test]
+fn softmax_and_its_error() {
+    let shape = [9, 53];
+    let targets: Vec<usize> = (0..9).map(|row| row * 5).collect();
+    for name in device::present() {
+        let device = device::resolve(name).unwrap();
+        let logits = || Tensor::<2>::from_data(data(1, shape), &device) * 10.0;
+        let log_p = log_softmax(logits());
+        let plain = activation::log_softmax(logits(), 1);
+        close("log softmax", &numbers(log_p.clone()), &numbers(plain.clone()));
+        let one_hot = Tensor::<1, Int>::from_data(
+            TensorData::new(targets.iter().map(|target| *target as i32).collect::<Vec<_>>(), [9]),
+            &device,
+        );
+        let error = (plain.exp() - one_hot.one_hot::<2>(53).float()) / 4.0;
+        close("error", &numbers(softmax_error(log_p, targets.clone(), 4.0)), &numbers(error));
+    }
+    let log_p = Flex::log_probabilities(flex(1, shape));
+    let ours = read(portable::probability_error::<Flex>(log_p.clone(), &targets, 4.0));
+    close("portable error", &ours, &read(Flex::probability_error(log_p, &targets, 4.0)));
+}

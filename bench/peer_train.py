@@ -1,5 +1,5 @@
-"""What bench/train.sh compares with: the same LoRA training in transformers and PEFT, rows padded to
-the longest of their batch. Prints one JSON line."""
+"""What bench/train.sh compares with: the same LoRA training in transformers and PEFT, on the same rows in
+each step (`order=FILE`: our output), padded to the longest of their batch. Prints one JSON line."""
 
 import json
 import sys
@@ -36,11 +36,13 @@ def example(row):
 
 with open(rows) as lines:
     examples = [example(json.loads(line)) for line, _ in zip(lines, range(batch * (steps + 1)))]
+with open(options["order"]) as ours:
+    order = json.loads(ours.readlines()[-1])["rows"]
 real = labels = 0
 for step in range(steps + 1):
     if step == 1:  # the first warms up
         start, real, labels = time.time(), 0, 0
-    now = examples[step * batch:(step + 1) * batch]
+    now = [examples[row] for row in order[step]]
     longest = max(len(ids) for ids, _ in now)
     fill = lambda values, filler: torch.tensor([v + [filler] * (longest - len(v)) for v in values], device=device)
     mask = fill([[1] * len(ids) for ids, _ in now], 0)

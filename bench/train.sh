@@ -10,8 +10,9 @@ rounds=${3:-5}; shift $(( $# < 3 ? $# : 3 ))
 out=$(mktemp -d); trap 'rm -rf "$out"' EXIT
 cargo bench -q --no-run --bench train ${FEATURES:+--features "$FEATURES"}
 for _ in $(seq "$rounds"); do
-  cargo bench -q --bench train ${FEATURES:+--features "$FEATURES"} -- "$model" "$rows" "$@" | tail -n 1 | tee -a "$out/ours"
-  "${PYTHON:-python3}" bench/peer_train.py "$model" "$rows" "$@" | tail -n 1 | tee -a "$out/peer"
+  cargo bench -q --bench train ${FEATURES:+--features "$FEATURES"} -- "$model" "$rows" "$@" | tail -n 1 >> "$out/ours"
+  tail -n 1 "$out/ours" | sed "s/,\"rows\".*/}/"
+  "${PYTHON:-python3}" bench/peer_train.py "$model" "$rows" order="$out/ours" "$@" | tail -n 1 | tee -a "$out/peer"
 done
 "${PYTHON:-python3}" - "$out/ours" "$out/peer" <<'PY'
 import json, statistics, sys

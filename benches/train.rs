@@ -10,14 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use evergraft::{
     data::TokenSet,
     device,
     model::{BaseFolder, Decoder, ModelConfig, parameter_count},
     params::{DeviceName, Dtype, OptimizerParams, TransPeftParams},
     peft::Adapter,
-    train::{Subject, Trainer, Update},
+    train::{Order, Subject, Trainer, Update},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -98,8 +98,12 @@ fn main() -> anyhow::Result<()> {
     let sum =
         |count: fn(&Update) -> usize| updates[1..].iter().map(|(update, _)| count(update)).sum::<usize>();
     let (real, labels) = (sum(|update| update.tokens), sum(|update| update.label_tokens));
-    let flop = operations(&base.config, real as f64, labels as f64);
-    let peak = matrix_peak(&device);
+    let kept =
+        1.0 - sum(|update| update.dropped_ffns) as f64 / (steps * base.config.num_hidden_layers) as f64;
+    let flop = operations(&base.config, real as f64, labels as f64, kept);
+    let peak = matrix_peak(&device, dtype);
+    let order = Order::new(tokens.rows(), &params, trainer.seed);
+    let rows: Vec<Vec<usize>> = (0..=steps).map(|step| order.step(step).concat()).collect();
     println!(
         "{}",
         json!({
@@ -108,25 +112,31 @@ fn main() -> anyhow::Result<()> {
             "real_tokens_per_s": real as f64 / seconds, "label_tokens_per_s": labels as f64 / seconds,
             "peak_rss_mib": peak_mib(),
             "gflop_per_s": flop / seconds / 1e9, "matrix_peak_gflop_per_s": peak / 1e9,
-            "fraction_of_peak": flop / seconds / peak,
+            "fraction_of_peak": flop / seconds / peak, "kept_ffns": kept, "rows": rows,
         })
     );
     Ok(())
 }
 
 /// Multiplications and additions of matrix products: two for each weight and token, forward and
-/// once more for the gradient of the input (the base is frozen); the head for label tokens alone.
-/// Attention and the adapter are left out.
-fn operations(config: &ModelConfig, tokens: f64, labels: f64) -> f64 {
+/// once more for the gradient of the input (the base is frozen); the head for label tokens alone, FFNs
+/// where they are kept. Attention and the adapter are left out.
+fn operations(config: &ModelConfig, tokens: f64, labels: f64, kept: f64) -> f64 {
     let head = (config.vocab_size * config.hidden_size) as f64;
     let layers = parameter_count(config) as f64 - head * if config.tie_word_embeddings { 1.0 } else { 2.0 };
-    4.0 * (layers * tokens + head * labels)
+    let ffns = (3 * config.num_hidden_layers * config.hidden_size * config.intermediate_size) as f64;
+    4.0 * ((layers - ffns * (1.0 - kept)) * tokens + head * labels)
 }
 
 /// Operations in a second of one large product on this device.
-fn matrix_peak(device: &Device) -> f64 {
+fn matrix_peak(device: &Device, dtype: Dtype) -> f64 {
     const SIZE: usize = 1536;
-    let a = Tensor::<2>::ones([SIZE, SIZE], device);
+    let format = match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::F16 => DType::F16,
+    };
+    let a = Tensor::<2>::ones([SIZE, SIZE], (device, format));
     let once = || {
         let start = Instant::now();
         let _ = a.clone().matmul(a.clone()).slice([0..1, 0..1]).into_data();

@@ -15,6 +15,8 @@ use evergraft::{
 };
 use serde_json::json;
 
+use crate::devices::on_every_device;
+
 fn load(name: &str, device: &Device, dtype: Dtype) -> Decoder {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
     let base = BaseFolder::open(&folder).unwrap();
@@ -37,15 +39,18 @@ fn logits(model: &Decoder) -> Vec<f32> {
 
 #[test]
 fn half_precision_computes_nearly_the_same() {
-    let device = Device::flex();
+    on_every_device(half_precision_on);
+}
+
+fn half_precision_on(device: &Device) {
     for name in
         ["llama", "llama-llama3", "mistral", "qwen2", "qwen3", "internlm2", "gemma2", "gemma3", "phi3"]
     {
-        let exact = logits(&load(name, &device, Dtype::F32));
+        let exact = logits(&load(name, device, Dtype::F32));
         let scale = exact.iter().fold(0_f32, |most, x| most.max(x.abs()));
         // Half the distance between two neighbours, relative: 2^-9 and 2^-12; errors add up over layers.
         for (dtype, tolerance) in [(Dtype::Bf16, 6e-2), (Dtype::F16, 6e-3)] {
-            let model = load(name, &device, dtype);
+            let model = load(name, device, dtype);
             let rounded = logits(&model);
             let furthest = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max);
             println!("{name} {dtype:?}: {:.1e} of the largest logit", furthest / scale);
@@ -59,6 +64,10 @@ fn half_precision_computes_nearly_the_same() {
 
 #[test]
 fn an_adapter_on_a_bf16_base_stays_f32_and_learns_the_same() {
+    on_every_device(adapter_on_bf16);
+}
+
+fn adapter_on_bf16(device: &Device) {
     let params = OptimizerParams { max_steps: Some(4), per_device_train_batch_size: 2, ..Default::default() };
     let mut tokens = TokenSet::new();
     for row in 0..8 {
@@ -67,7 +76,7 @@ fn an_adapter_on_a_bf16_base_stays_f32_and_learns_the_same() {
     }
     let adapter = Adapter::new(&serde_json::from_value(json!({"use_dora": true, "bias": "all"})).unwrap());
     let losses = |dtype| {
-        let mut model = load("qwen2", &Device::flex().autodiff(), dtype);
+        let mut model = load("qwen2", &device.clone().autodiff(), dtype);
         adapter.attach_new(&mut model, 1).unwrap();
         let trainer = Trainer {
             tokens: &tokens,

@@ -218,10 +218,15 @@ fn collect(input: &Arc<Input>, seen: &mut BTreeMap<String, Printed>) {
 }
 
 fn compare(field: &str, before: &Value, now: &Value, out: &mut Vec<Difference>) {
+    let difference =
+        || Difference { field: field.to_owned(), before: Some(before.clone()), now: Some(now.clone()) };
     let below = |name: &str| if field.is_empty() { name.to_owned() } else { format!("{field}.{name}") };
     match (before, now) {
-        _ if before == now => {}
         (Value::Object(a), Value::Object(b)) => {
+            // Order counts where the user writes the names, as in `rank_pattern`.
+            if a == b && !a.keys().eq(b.keys()) {
+                out.push(difference());
+            }
             let gone = a.keys().filter(|name| !b.contains_key(*name));
             for name in b.keys().chain(gone) {
                 match (a.get(name), b.get(name)) {
@@ -237,17 +242,24 @@ fn compare(field: &str, before: &Value, now: &Value, out: &mut Vec<Difference>) 
                 compare(&below(&index.to_string()), x, y, out);
             }
         }
-        _ => out.push(Difference {
-            field: field.to_owned(),
-            before: Some(before.clone()),
-            now: Some(now.clone()),
-        }),
+        _ if before == now => {}
+        _ => out.push(difference()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_order_is_a_difference() {
+        let mut found = Vec::new();
+        let [before, now] = [r#"{"r": {"a": 1, "b": 2}}"#, r#"{"r": {"b": 2, "a": 1}}"#]
+            .map(|text| serde_json::from_str(text).unwrap());
+        compare("", &before, &now, &mut found);
+        let [Difference { field, .. }] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(field, "r");
+    }
 
     #[test]
     fn a_difference_shows_the_part_that_differs() {

@@ -19,6 +19,7 @@ pub mod digest;
 mod durable;
 pub mod env;
 pub mod error;
+mod estimate;
 pub mod eval;
 pub mod exec;
 pub mod hub;

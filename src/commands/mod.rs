@@ -3,7 +3,6 @@
 mod cache;
 mod check;
 mod devices;
-mod estimate;
 mod explain;
 mod graph;
 mod log;

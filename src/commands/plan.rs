@@ -3,13 +3,11 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    estimate::{Estimate, estimates},
-    shared::{Survey, print, print_json, table},
-};
+use super::shared::{Survey, print, print_json, table};
 use crate::{
     cli::{Cli, Format, PlanArgs},
     error::{Error, count},
+    estimate::{Estimate, estimates},
     exec::{NodeStatus, State},
 };
 
@@ -46,14 +44,11 @@ fn describe(estimate: &Estimate) -> String {
 pub(super) fn show(survey: &Survey, format: Format) -> Result<usize, Error> {
     let count = |state: State| survey.nodes().filter(|node| node.state == state).count();
     let (run, waits, cached) = (count(State::Run), count(State::Waits), count(State::Cached));
-    let known = estimates(&survey.plan, survey.states());
+    let known = estimates(&survey.plan, survey.all_states());
     match format {
         Format::Json => {
-            let steps: Vec<_> = survey
-                .states()
-                .iter()
-                .map(|(index, status)| Step { status, estimate: known.get(index) })
-                .collect();
+            let steps: Vec<_> =
+                survey.states().map(|(index, status)| Step { status, estimate: known.get(index) }).collect();
             print_json(&json!({
                 "recipe": survey.plan.recipe_name, "run": run, "waits": waits, "cached": cached,
                 "steps": steps, "plan": survey.plan.to_json(),
@@ -62,7 +57,6 @@ pub(super) fn show(survey: &Survey, format: Format) -> Result<usize, Error> {
         Format::Text => {
             let rows: Vec<Vec<String>> = survey
                 .states()
-                .iter()
                 .zip(survey.kinds())
                 .map(|((index, node), kind)| {
                     let state = match node.state {
@@ -70,9 +64,7 @@ pub(super) fn show(survey: &Survey, format: Format) -> Result<usize, Error> {
                         State::Run => "run",
                         State::Waits => "run?",
                     };
-                    // Of no use for what will not run.
-                    let estimate = known.get(index).filter(|_| node.state != State::Cached);
-                    let estimate = estimate.map(describe).unwrap_or_default();
+                    let estimate = known.get(index).map(describe).unwrap_or_default();
                     vec![state.to_owned(), node.step.clone(), kind.to_owned(), estimate, node.why.clone()]
                 })
                 .collect();

@@ -57,6 +57,7 @@ pub(super) struct Survey {
     pub(super) plan: Plan,
     pub(super) cache: Cache,
     nodes: Vec<(NodeIndex, NodeStatus)>,
+    selected: BTreeSet<NodeIndex>,
 }
 
 impl Survey {
@@ -74,25 +75,29 @@ impl Survey {
     ) -> Result<Self, Error> {
         let plan = planned(recipe, sets)?;
         let cache = open_cache(cli)?;
-        let mut nodes = exec::status(&plan, &cache, &named_or_all(&plan, forced)?)?;
+        let nodes = exec::status(&plan, &cache, &named_or_all(&plan, forced)?)?;
         let selected = plan.select(selection)?;
-        nodes.retain(|(index, _)| selected.contains(index));
-        Ok(Self { plan, cache, nodes })
+        Ok(Self { plan, cache, nodes, selected })
     }
 
-    /// Every node, each after those that it needs.
+    /// Every selected node, each after those that it needs.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeStatus> {
-        self.nodes.iter().map(|(_, node)| node)
+        self.states().map(|(_, node)| node)
     }
 
     /// As [`Self::nodes`], with their places in the plan.
-    pub(super) fn states(&self) -> &[(NodeIndex, NodeStatus)] {
+    pub(super) fn states(&self) -> impl Iterator<Item = &(NodeIndex, NodeStatus)> {
+        self.nodes.iter().filter(|(index, _)| self.selected.contains(index))
+    }
+
+    /// Those of the whole plan.
+    pub(super) fn all_states(&self) -> &[(NodeIndex, NodeStatus)] {
         &self.nodes
     }
 
-    /// The step kind of every node, in the same order.
+    /// The step kind of every selected node, in the same order.
     pub(super) fn kinds(&self) -> impl Iterator<Item = &'static str> {
-        self.nodes.iter().map(|(index, _)| self.plan.graph[*index].kind.name)
+        self.states().map(|(index, _)| self.plan.graph[*index].kind.name)
     }
 
     /// Whether the commit of one of the node's hub sources is not known yet.
@@ -103,7 +108,7 @@ impl Survey {
     /// The nodes that a name on the command line means.
     pub(super) fn named(&self, name: &str) -> Result<Vec<&NodeStatus>, Error> {
         let wanted = self.plan.named(name)?;
-        Ok(self.nodes.iter().filter(|(index, _)| wanted.contains(index)).map(|(_, node)| node).collect())
+        Ok(self.states().filter(|(index, _)| wanted.contains(index)).map(|(_, node)| node).collect())
     }
 }
 

@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, bail, ensure};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
+use crate::model::MappedFile;
+
 /// File name inside a `tokenize` artifact.
 const FILE: &str = "tokens.safetensors";
 /// A label that takes no part in the loss (transformers' and torch's convention).
@@ -76,6 +78,22 @@ impl TokenSet {
         Self::parse(&bytes).with_context(|| format!("`{}` is damaged", path.display()))
     }
 
+    /// Number of tokens of a folder's longest row; only the offsets are read.
+    ///
+    /// # Errors
+    /// When the file is missing or damaged.
+    pub fn longest_row(folder: &Path) -> anyhow::Result<usize> {
+        let path = folder.join(FILE);
+        let file = MappedFile::open(&path)?;
+        let longest = || -> anyhow::Result<usize> {
+            let offsets = offsets(&SafeTensors::deserialize(file.bytes())?)?;
+            ensure!(offsets.is_sorted(), "the row offsets are not in order");
+            let lengths = offsets.windows(2).map(|ends| ends[1].abs_diff(ends[0]) as usize);
+            Ok(lengths.max().unwrap_or(0))
+        };
+        longest().with_context(|| format!("`{}` is damaged", path.display()))
+    }
+
     fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
         let file = SafeTensors::deserialize(bytes)?;
         let ints = |name: &str| -> anyhow::Result<Vec<i32>> {
@@ -85,10 +103,7 @@ impl TokenSet {
             Ok(chunks.iter().map(|chunk| i32::from_le_bytes(*chunk)).collect())
         };
         let (input_ids, labels) = (ints("input_ids")?, ints("labels")?);
-        let view = file.tensor("offsets")?;
-        ensure!(view.dtype() == Dtype::I64 && view.shape().len() == 1, "`offsets` is not a list of i64");
-        let offsets: Vec<i64> =
-            view.data().as_chunks::<8>().0.iter().map(|chunk| i64::from_le_bytes(*chunk)).collect();
+        let offsets = offsets(&file)?;
         ensure!(input_ids.len() == labels.len(), "ids and labels differ in length");
         let ends = offsets.first() == Some(&0) && offsets.last() == Some(&(input_ids.len() as i64));
         if !ends || !offsets.is_sorted() {
@@ -131,8 +146,16 @@ impl TokenSet {
     }
 }
 
+fn offsets(file: &SafeTensors<'_>) -> anyhow::Result<Vec<i64>> {
+    let view = file.tensor("offsets")?;
+    ensure!(view.dtype() == Dtype::I64 && view.shape().len() == 1, "`offsets` is not a list of i64");
+    Ok(view.data().as_chunks::<8>().0.iter().map(|chunk| i64::from_le_bytes(*chunk)).collect())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek as _, Write as _};
+
     use super::*;
 
     fn sample() -> TokenSet {
@@ -154,6 +177,33 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(TokenSet::parse(&bytes[..end]).is_err(), "cut at {end}");
         }
+    }
+
+    #[test]
+    fn the_longest_row_is_found_without_reading_the_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        sample().save(folder.path()).unwrap();
+        assert_eq!(TokenSet::longest_row(folder.path()).unwrap(), 3);
+        TokenSet::new().save(folder.path()).unwrap();
+        assert_eq!(TokenSet::longest_row(folder.path()).unwrap(), 0);
+
+        // A sparse file whose ids and labels are more than any memory holds.
+        let (tokens, ids) = (1_u64 << 38, 1_u64 << 40);
+        let header = format!(
+            r#"{{"offsets":{{"dtype":"I64","shape":[3],"data_offsets":[0,24]}},"input_ids":{{"dtype":"I32","shape":[{tokens}],"data_offsets":[24,{}]}},"labels":{{"dtype":"I32","shape":[{tokens}],"data_offsets":[{},{}]}}}}"#,
+            24 + ids,
+            24 + ids,
+            24 + 2 * ids
+        );
+        let mut file = fs::File::create(folder.path().join(FILE)).unwrap();
+        file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+        file.write_all(header.as_bytes()).unwrap();
+        for offset in [0, tokens - 5, tokens] {
+            file.write_all(&offset.to_le_bytes()).unwrap();
+        }
+        let start = file.stream_position().unwrap();
+        file.set_len(start + 2 * ids).unwrap();
+        assert_eq!(TokenSet::longest_row(folder.path()).unwrap() as u64, tokens - 5);
     }
 
     #[test]

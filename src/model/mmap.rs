@@ -1,4 +1,5 @@
-//! The one place that maps files into memory. Holds the crate's only `unsafe` calls.
+//! The one place that maps files into memory. Holds the crate's only `unsafe` calls beside that of
+//! `kernels/matmul.rs`.
 
 use std::{fs::File, ops::Range, path::Path, sync::Arc};
 

@@ -142,6 +142,13 @@ pub fn parameter_count(config: &ModelConfig) -> u64 {
     count(outer) + config.num_hidden_layers as u64 * count(&layer_tensors(config, &linear_shapes(config), 0))
 }
 
+/// Number of values of a model's largest matrix.
+pub fn largest_matrix(config: &ModelConfig) -> u64 {
+    let [(_, embedding), ..] = outer_tensors(config);
+    let shapes = linear_shapes(config).into_iter().map(|linear| linear.shape.to_vec()).chain([embedding]);
+    shapes.map(|shape| shape.iter().map(|&n| n as u64).product()).max().unwrap_or(0)
+}
+
 /// Checks that every tensor the decoder reads is there, in the right shape.
 ///
 /// # Errors

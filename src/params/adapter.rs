@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::common::{Problem, below_one};
+use super::{
+    common::{Problem, below_one},
+    pattern_map::PatternMap,
+};
 
 /// Which adapter is trained. Names are PEFT's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,12 +41,14 @@ pub struct AdapterParams {
     /// Which biases of the base are trained too (LoRA only).
     #[serde(skip_serializing_if = "is_default")]
     pub bias: Bias,
-    /// Ranks of modules whose names end in these patterns (LoRA only).
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub rank_pattern: BTreeMap<String, usize>,
+    /// Ranks of modules whose names end in these patterns; the first that fits counts (LoRA only).
+    #[serde(skip_serializing_if = "PatternMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, usize>")]
+    pub rank_pattern: PatternMap<usize>,
     /// The same for `lora_alpha`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub alpha_pattern: BTreeMap<String, f64>,
+    #[serde(skip_serializing_if = "PatternMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, f64>")]
+    pub alpha_pattern: PatternMap<f64>,
     /// Where bottleneck adapters sit; `houlsby` by default (bottleneck only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
@@ -159,8 +164,8 @@ impl Default for AdapterParams {
             use_rslora: false,
             use_dora: false,
             bias: Bias::None,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: PatternMap::default(),
+            alpha_pattern: PatternMap::default(),
             placement: None,
             non_linearity: None,
             scaling: None,

@@ -139,6 +139,15 @@ impl JsonSchema for ArtifactRef {
 #[serde(transparent)]
 pub struct SourceFile(pub PathBuf);
 
+/// More steps, rows or tokens than any run has; larger numbers are slips of the pen.
+pub(super) const MAX_COUNT: usize = 1 << 32;
+
+/// A problem unless `value` lies between 1 and [`MAX_COUNT`].
+pub(super) fn count(field: impl Into<String>, value: usize) -> Option<Problem> {
+    let fits = (1..=MAX_COUNT).contains(&value);
+    (!fits).then(|| Problem::new(field, format!("must lie between 1 and {MAX_COUNT}, found {value}")))
+}
+
 /// A problem unless `value` lies in [0, 1).
 pub(super) fn below_one(field: &str, value: f64) -> Option<Problem> {
     (!(0.0..1.0).contains(&value)).then(|| Problem::new(field, format!("must lie in [0, 1), found {value}")))

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    common::{ArtifactRef, Dtype, Problem, StepParams},
+    common::{ArtifactRef, Dtype, Problem, StepParams, count},
     device_name::DeviceName,
     tokenize::PromptTemplate,
 };
@@ -97,12 +97,8 @@ impl StepParams for EvalParams {
         if self.tasks.is_empty() {
             problems.push(Problem::new("tasks", "names no task"));
         }
-        if self.batch_size == 0 {
-            problems.push(Problem::new("batch_size", "must be at least 1"));
-        }
-        if self.limit == Some(0) {
-            problems.push(Problem::new("limit", "must be at least 1"));
-        }
+        problems.extend(count("batch_size", self.batch_size));
+        problems.extend(self.limit.and_then(|limit| count("limit", limit)));
         problems.extend(self.device.check());
         let mut seen = std::collections::BTreeSet::new();
         for (index, task) in self.tasks.iter().enumerate() {
@@ -140,9 +136,8 @@ impl StepParams for EvalParams {
                     "only `prompt: chat` has a system message",
                 ));
             }
-            if task.max_new_tokens == Some(0) {
-                problems.push(Problem::new(format!("tasks.{index}.max_new_tokens"), "must be at least 1"));
-            }
+            let longest = |tokens| count(format!("tasks.{index}.max_new_tokens"), tokens);
+            problems.extend(task.max_new_tokens.and_then(longest));
             if task.labels.is_empty() && !known_tasks().any(|known| known == name) {
                 let close = known_tasks().min_by_key(|known| strsim::damerau_levenshtein(known, name));
                 let hint = match close.filter(|known| strsim::damerau_levenshtein(known, name) <= 2) {
@@ -155,5 +150,28 @@ impl StepParams for EvalParams {
             }
         }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn absurd_numbers_are_refused() {
+        let fields = |number: usize| {
+            let params: EvalParams = serde_json::from_value(json!({
+                "model": { "$step": "base" }, "batch_size": number, "limit": number,
+                "tasks": [{ "name": "gsm8k", "dataset": { "$step": "rows" }, "max_new_tokens": number }],
+            }))
+            .unwrap();
+            params.check().into_iter().map(|problem| problem.field).collect::<Vec<_>>()
+        };
+        assert_eq!(fields(1), [""; 0]);
+        for number in [0, (1 << 32) + 1, usize::MAX] {
+            assert_eq!(fields(number), ["batch_size", "limit", "tasks.0.max_new_tokens"], "{number}");
+        }
     }
 }

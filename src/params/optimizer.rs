@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{Problem, below_one};
+use super::common::{MAX_COUNT, Problem, below_one};
 
 /// AdamW and its schedule. Names are transformers' `TrainingArguments`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -96,9 +96,6 @@ pub enum LrSchedule {
     /// Half a cosine down to 0.
     Cosine,
 }
-
-/// More steps, or rows in one, than any run has; larger numbers are slips of the pen.
-const MAX_COUNT: usize = 1 << 32;
 
 impl OptimizerParams {
     /// Checkpoints change no byte of the result.

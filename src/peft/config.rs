@@ -1,7 +1,5 @@
 //! PEFT's `adapter_config.json` of a LoRA adapter.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, anyhow, ensure};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -9,7 +7,7 @@ use serde_json::Value;
 use super::targets::{Patterns, Targets};
 use crate::{
     error::{excerpt, hinted},
-    params::{AdapterParams, Bias, MAX_RANK, TargetModules},
+    params::{AdapterParams, Bias, MAX_RANK, PatternMap, TargetModules},
 };
 
 /// The fields of `adapter_config.json` that are understood. Others are tolerated when they change
@@ -45,12 +43,12 @@ pub struct AdapterConfig {
     /// Trained biases of the base.
     #[serde(default)]
     pub bias: Bias,
-    /// Ranks of some modules.
+    /// Ranks of some modules; the first pattern that fits counts.
     #[serde(default)]
-    pub rank_pattern: BTreeMap<String, usize>,
+    pub rank_pattern: PatternMap<usize>,
     /// Alphas of some modules.
     #[serde(default)]
-    pub alpha_pattern: BTreeMap<String, f64>,
+    pub alpha_pattern: PatternMap<f64>,
     /// Name of the base, for PEFT's own loading.
     #[serde(default)]
     pub base_model_name_or_path: Option<String>,
@@ -243,5 +241,27 @@ impl Scales {
         let r = self.ranks.of(path).unwrap_or(self.r);
         let alpha = self.alphas.of(path).unwrap_or(self.lora_alpha);
         (r, alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As PEFT's `get_pattern_key`, which walks the patterns as they stand in the file.
+    #[test]
+    fn the_first_pattern_of_the_file_counts() {
+        let scale_in_layer_0 = |patterns: &str| {
+            let mut raw =
+                json!({ "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"] });
+            raw["alpha_pattern"] = serde_json::from_str(patterns).unwrap();
+            let config = AdapterConfig::parse(raw, "adapter_config.json").unwrap();
+            config.scales().unwrap().of("model.layers.0.self_attn.q_proj").1
+        };
+        let (all, first) = (r#""q_proj": 32"#, r#""layers.0.self_attn.q_proj": 8"#);
+        assert_eq!(scale_in_layer_0(&format!("{{{all}, {first}}}")), 32.0 / 4.0);
+        assert_eq!(scale_in_layer_0(&format!("{{{first}, {all}}}")), 8.0 / 4.0);
     }
 }

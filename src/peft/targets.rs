@@ -1,11 +1,14 @@
 //! Which linear layers an adapter sits on, by PEFT's rules (`check_target_module_exists`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use anyhow::{Context as _, anyhow, ensure};
 use regex::{Regex, RegexBuilder, RegexSet};
 
-use crate::{error::excerpt, params::TargetModules};
+use crate::{
+    error::excerpt,
+    params::{PatternMap, TargetModules},
+};
 
 /// More names than any model has linear layers; each is compared with each layer.
 const MAX_NAMES: usize = 10_000;
@@ -74,6 +77,7 @@ impl Matcher {
             TargetModules::Pattern(text) if text == "all-linear" => Self::All,
             TargetModules::Pattern(text) => {
                 check_length(text.len())?;
+                check_alone(text)?;
                 Self::Pattern(Box::new(
                     Regex::new(&format!("^(?:{text})$")).map_err(|why| not_read(text, &why))?,
                 ))
@@ -110,6 +114,15 @@ fn explain(error: &regex::Error) -> String {
     }
 }
 
+/// What is no expression by itself may close the group that is put around it.
+fn check_alone(pattern: &str) -> anyhow::Result<()> {
+    // Syntax is checked before size.
+    match RegexBuilder::new(pattern).size_limit(0).build() {
+        Err(why @ regex::Error::Syntax(_)) => Err(not_read(pattern, &why)),
+        _ => Ok(()),
+    }
+}
+
 fn check_length(length: usize) -> anyhow::Result<()> {
     ensure!(length <= MAX_PATTERN, "patterns of {length} bytes are above the limit of {MAX_PATTERN}");
     Ok(())
@@ -130,19 +143,13 @@ pub(super) struct Patterns<V> {
 impl<V: Copy> Patterns<V> {
     /// # Errors
     /// When a pattern is no regular expression, or they are too long together.
-    pub(super) fn new(patterns: &BTreeMap<String, V>) -> anyhow::Result<Self> {
-        check_length(patterns.keys().map(String::len).sum())?;
-        let whole = |pattern: &String| format!(r"^(?:.*\.)?(?:{pattern})$");
-        let set = RegexSet::new(patterns.keys().map(whole)).map_err(|together| {
-            // Syntax is checked before size, and is one pattern's fault.
-            let alone = |pattern: &String| RegexBuilder::new(&whole(pattern)).size_limit(0).build().err();
-            let wrong = patterns.keys().find_map(|pattern| match alone(pattern) {
-                Some(why @ regex::Error::Syntax(_)) => Some(not_read(pattern, &why)),
-                _ => None,
-            });
-            wrong.unwrap_or_else(|| anyhow!("the patterns cannot be read together: {}", explain(&together)))
-        })?;
-        Ok(Self { set, values: patterns.values().copied().collect() })
+    pub(super) fn new(patterns: &PatternMap<V>) -> anyhow::Result<Self> {
+        let texts = || patterns.iter().map(|(pattern, _)| pattern);
+        check_length(texts().map(String::len).sum())?;
+        texts().try_for_each(|pattern| check_alone(pattern))?;
+        let set = RegexSet::new(texts().map(|pattern| format!(r"^(?:.*\.)?(?:{pattern})$")))
+            .map_err(|why| anyhow!("the patterns cannot be read together: {}", explain(&why)))?;
+        Ok(Self { set, values: patterns.iter().map(|(_, value)| *value).collect() })
     }
 
     /// The value of the first pattern that fits.
@@ -190,6 +197,18 @@ mod tests {
         );
         assert_eq!(matches(pattern("q_proj"), None, None), [""; 0], "the whole path must match");
         assert!(Targets::new(&pattern("(?=x)"), None, None).is_err());
+        assert!(Targets::new(&pattern("a)|(?:.*v_proj"), None, None).is_err(), "it escapes its group");
+    }
+
+    #[test]
+    fn a_pattern_must_be_whole_by_itself() {
+        let patterns = |text: &str| Patterns::new(&serde_json::from_str::<PatternMap<usize>>(text).unwrap());
+        let error = patterns(r#"{"q_proj": 1, "a)|(?:.*v_proj": 2}"#).unwrap_err().to_string();
+        assert!(error.starts_with("`a)|(?:.*v_proj` is not a regular expression"), "{error}");
+        let patterns = patterns(r#"{"q_proj|k_proj": 1, "v_proj": 2}"#).unwrap();
+        assert_eq!(patterns.of("model.layers.0.self_attn.k_proj"), Some(1));
+        assert_eq!(patterns.of("model.layers.0.self_attn.v_proj"), Some(2));
+        assert_eq!(patterns.of("model.layers.0.self_attn.o_proj"), None);
     }
 
     #[test]

@@ -2,11 +2,7 @@
 
 use serde_json::json;
 
-use super::{
-    StepContext,
-    metrics::{self, Onlooker},
-    model_input::load_base,
-};
+use super::{StepContext, held_out, metrics, model_input::load_base, onlooker::Onlooker};
 use crate::{
     data::TokenSet,
     device,
@@ -19,7 +15,8 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
     let base = ctx.input(&params.base)?;
     let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
     let (mut model, _) = load_base(&base.path, &device::resolve(params.device)?.autodiff(), params.dtype)?;
-    let (rows, held_out) = metrics::rows(ctx, &tokens, params.eval_tokens.as_ref(), params.validation_split)?;
+    let (rows, held_out) =
+        held_out::rows(ctx, &tokens, params.eval_tokens.as_ref(), params.validation_split)?;
     for rows in held_out.iter().chain([&tokens]) {
         rows.check_vocabulary(model.config.vocab_size)?;
         rows.check_length(model.max_positions())?;
@@ -44,7 +41,7 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
         "tokens_digest": ctx.input(&params.tokens)?.digest,
         "seed": params.seed,
     });
-    metrics::add_held_out(&mut lineage, ctx, params.eval_tokens.as_ref(), params.validation_split)?;
+    held_out::add_to_lineage(&mut lineage, ctx, params.eval_tokens.as_ref(), params.validation_split)?;
     ctx.write_json("evergraft.json", &lineage)?;
     metrics::write(ctx, &finished)
 }

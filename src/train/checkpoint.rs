@@ -11,8 +11,9 @@
 //! A checkpoint is written beside its place, synced, and renamed: the rename is the commit point.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, Permissions},
+    io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -26,6 +27,7 @@ use super::state::{State, Tensors, first_broken};
 use crate::{
     digest::Digest,
     durable::{self, checked_json, parse_checked_json},
+    error::hinted,
     model::{SafetensorsWeights, WeightSource as _, write_safetensors},
     params::{Dtype, OptimizerParams},
 };
@@ -38,7 +40,8 @@ const METRICS: &str = "metrics.jsonl";
 const PREFIX: &str = "step-";
 const UNFINISHED: &str = ".new-";
 
-/// Bumped when the files change their meaning. A checkpoint of another format is not used.
+/// Bumped when the files change their meaning. A checkpoint of another format is left for the version
+/// of the program that wrote it.
 const FORMAT: u32 = 1;
 /// Time between two checkpoints when the recipe names no number of steps.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -53,6 +56,8 @@ pub(super) struct Checkpoints {
     limit: usize,
     /// The step of the newest.
     newest: usize,
+    /// Steps whose checkpoints have another format.
+    foreign: BTreeSet<usize>,
     written: Instant,
     cost: Duration,
 }
@@ -79,6 +84,7 @@ impl Checkpoints {
             every: params.save_steps,
             limit: params.save_total_limit,
             newest: 0,
+            foreign: BTreeSet::new(),
             written: Instant::now(),
             cost: Duration::ZERO,
         }
@@ -106,7 +112,8 @@ impl Checkpoints {
         }
     }
 
-    /// Writes one and removes the oldest beyond the limit.
+    /// Writes one and removes the oldest beyond the limit. One of another format goes only where it
+    /// stands in the place of this one.
     ///
     /// # Errors
     /// When the disk is full or a weight is not finite; those before it are still there.
@@ -123,11 +130,15 @@ impl Checkpoints {
         write(new.path(), state, weights)?;
         durable::sync_tree(new.path())?;
         let place = self.path(state.step);
+        if self.foreign.remove(&state.step) {
+            let _ = fs::remove_dir_all(&place);
+        }
         fs::rename(new.path(), &place).with_context(|| format!("cannot make `{}`", place.display()))?;
         durable::sync_dir(&self.folder)?;
         self.newest = state.step;
-        for old in self.steps().into_iter().skip(self.limit) {
-            let _ = fs::remove_dir_all(self.path(old));
+        let steps = self.steps().unwrap_or_default();
+        for old in steps.iter().filter(|step| !self.foreign.contains(step)).skip(self.limit) {
+            let _ = fs::remove_dir_all(self.path(*old));
         }
         (self.written, self.cost) = (Instant::now(), start.elapsed());
         Ok(())
@@ -135,13 +146,38 @@ impl Checkpoints {
 
     /// The newest whole one, with its weights. Damaged ones are told of and removed. `like` holds
     /// the parameters of the run, for their shapes and places.
-    pub(super) fn newest(&mut self, like: &Tensors, warn: &mut dyn FnMut(&str)) -> Option<(State, Tensors)> {
-        let steps = self.steps();
+    ///
+    /// # Errors
+    /// When the system does not let one be read: it may be whole.
+    pub(super) fn newest(
+        &mut self,
+        like: &Tensors,
+        warn: &mut dyn FnMut(&str),
+    ) -> anyhow::Result<Option<(State, Tensors)>> {
+        let steps =
+            self.steps().with_context(|| format!("cannot read the folder `{}`", self.folder.display()))?;
         for step in &steps {
+            if format_of(&self.path(*step)).is_ok_and(|format| format != FORMAT) {
+                self.foreign.insert(*step);
+            }
+        }
+        for step in &steps {
+            if self.foreign.contains(step) {
+                warn(&format!(
+                    "the checkpoint of step {step} is of another version of the program, and is left alone"
+                ));
+                continue;
+            }
             match read(&self.path(*step), *step, like) {
                 Ok(found) => {
                     self.newest = *step;
-                    return Some(found);
+                    return Ok(Some(found));
+                }
+                Err(error) if is_of_the_system(&error) => {
+                    return Err(hinted(
+                        format!("the checkpoint of step {step} cannot be read: {error:#}"),
+                        "it is kept: run again once it can be read, or start over with `--force`",
+                    ));
                 }
                 Err(error) => {
                     warn(&format!("the checkpoint of step {step} is damaged and not used: {error:#}"));
@@ -152,7 +188,7 @@ impl Checkpoints {
         if !steps.is_empty() {
             warn("no checkpoint can be used, so training starts over");
         }
-        None
+        Ok(None)
     }
 
     fn path(&self, step: usize) -> PathBuf {
@@ -160,14 +196,35 @@ impl Checkpoints {
     }
 
     /// Steps that have a checkpoint, the newest first.
-    fn steps(&self) -> Vec<usize> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let mut steps: Vec<usize> = entries
-            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok())
-            .collect();
+    fn steps(&self) -> io::Result<Vec<usize>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if is_absence(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut steps = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let step: Option<usize> = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+            steps.extend(step);
+        }
         steps.sort_unstable_by(|a, b| b.cmp(a));
-        steps
+        Ok(steps)
     }
+}
+
+/// Whether an error says that a file or folder is not there, or is none.
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory)
+}
+
+/// Whether the system failed, which says nothing about the files.
+fn is_of_the_system(error: &anyhow::Error) -> bool {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    let of_the_content =
+        |error: &io::Error| is_absence(error) || matches!(error.kind(), InvalidData | UnexpectedEof);
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(|error| !of_the_content(error))
 }
 
 fn write(folder: &Path, state: &State, weights: &Tensors) -> anyhow::Result<()> {
@@ -197,11 +254,19 @@ fn write(folder: &Path, state: &State, weights: &Tensors) -> anyhow::Result<()> 
     fs::write(folder.join(HEADER), header).with_context(|| format!("cannot write `{HEADER}`"))
 }
 
+/// The format of a checkpoint, which stands in every one.
+fn format_of(folder: &Path) -> anyhow::Result<u32> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    Ok(parse_checked_json::<Format>(&fs::read(folder.join(HEADER))?)?.format)
+}
+
 fn read(folder: &Path, step: usize, like: &Tensors) -> anyhow::Result<(State, Tensors)> {
     let header = fs::read(folder.join(HEADER)).with_context(|| format!("cannot read `{HEADER}`"))?;
     let header: Header<State> =
         parse_checked_json(&header).with_context(|| format!("`{HEADER}` cannot be used"))?;
-    ensure!(header.format == FORMAT, "it has format {}, and this version writes {FORMAT}", header.format);
     ensure!(header.state.step == step, "it is of step {}", header.state.step);
     for (name, digest) in &header.files {
         ensure!(Digest::of_file(&folder.join(name))? == *digest, "`{name}` was changed");

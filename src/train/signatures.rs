@@ -3,20 +3,27 @@
 use super::state::State;
 use crate::params::TransPeftParams;
 
-/// Warnings of a whole run in which a rate was in force and nothing happened: such an adapter is plain
-/// LoRA's, and moving it is what the paper calls direct transfer.
+/// Fewer dropped FFNs than this, on average, may be none by chance.
+const TELLING: f64 = 5.0;
+
+/// Warnings of a whole run in which a rate was in force and nothing happened. An adapter that met
+/// neither is plain LoRA's, and moving it is what the paper calls direct transfer.
 pub(super) fn unapplied(params: &TransPeftParams, state: &State) -> Vec<String> {
-    let same = "the adapter is that of plain LoRA, and moving it is direct transfer";
     let mut warnings = Vec::new();
-    if params.pc > 0.0 && state.dropped_ffns == 0 {
+    if params.pc > 0.0 && state.dropped_ffns == 0 && state.expected_drops > TELLING {
         warnings.push(format!(
-            "no FFN was dropped in the whole run, though `pc` is {} and {:.1} were to be expected: {same}",
+            "no FFN was dropped in the whole run, though `pc` is {} and {:.1} were to be expected",
             params.pc, state.expected_drops
         ));
     }
     if params.pi > 0.0 && state.masked[0] == 0 {
-        warnings
-            .push(format!("no activation was masked in the whole run, though `pi` is {}: {same}", params.pi));
+        warnings.push(format!("no activation was masked in the whole run, though `pi` is {}", params.pi));
+    }
+    if state.dropped_ffns == 0
+        && state.masked[0] == 0
+        && let Some(last) = warnings.last_mut()
+    {
+        last.push_str(": the adapter is that of plain LoRA, and moving it is direct transfer");
     }
     warnings
 }
@@ -33,6 +40,17 @@ mod tests {
         assert!(warnings[0].contains("though `pc` is 0.2 and 7.0 were to be expected"), "{warnings:?}");
         assert!(warnings[1].contains("no activation was masked"), "{warnings:?}");
         assert_eq!(warnings.len(), 2);
+        let plain = |warnings: &[String]| warnings.iter().any(|warning| warning.contains("plain LoRA"));
+        assert!(plain(&warnings), "{warnings:?}");
+        for half in [
+            State { dropped_ffns: 3, expected_drops: 7.0, ..State::default() },
+            State { masked: [5, 50], expected_drops: 7.0, ..State::default() },
+        ] {
+            let warnings = unapplied(&both, &half);
+            assert!(warnings.len() == 1 && !plain(&warnings), "one of the rates did something: {warnings:?}");
+        }
+        let short = State { masked: [5, 50], expected_drops: 4.0, ..State::default() };
+        assert!(unapplied(&both, &short).is_empty(), "none may be dropped by chance");
         let busy = State { dropped_ffns: 3, masked: [5, 50], ..State::default() };
         assert!(unapplied(&both, &busy).is_empty());
         assert!(unapplied(&TransPeftParams::default(), &idle).is_empty());

@@ -75,12 +75,12 @@ impl Trainer<'_> {
     /// else from the start. Both give the same bytes.
     ///
     /// # Errors
-    /// When training diverges, or `watch` wants it to end.
+    /// When training diverges, a checkpoint cannot be read, or `watch` wants it to end.
     pub fn run(&self, model: &mut Decoder, watch: &mut dyn Watch) -> anyhow::Result<Finished> {
         ensure!(self.tokens.rows() > 0, "there is no row to train on");
         let course = self.course();
         let mut checkpoints = self.checkpoints.map(|folder| Checkpoints::open(folder, self.params));
-        let mut state = self.begin(model, checkpoints.as_mut(), watch);
+        let mut state = self.begin(model, checkpoints.as_mut(), watch)?;
         loop {
             if let Err(stop) = watch.check() {
                 if let Some(checkpoints) = &mut checkpoints
@@ -139,15 +139,18 @@ impl Trainer<'_> {
         model: &mut Decoder,
         checkpoints: Option<&mut Checkpoints>,
         watch: &mut dyn Watch,
-    ) -> State {
+    ) -> anyhow::Result<State> {
         let fresh = state::values(self.trainable(model));
-        let found = checkpoints.and_then(|all| all.newest(&fresh, &mut |message| watch.trouble(message)));
+        let found = match checkpoints {
+            Some(all) => all.newest(&fresh, &mut |message| watch.trouble(message))?,
+            None => None,
+        };
         let (state, weights) = found.unwrap_or_else(|| (State::default(), fresh));
         state::set_values(self.trainable(model), &weights);
         if state.step > 0 {
             watch.resumed(state.step);
         }
-        state
+        Ok(state)
     }
 
     /// A full disk must not end a run that can still succeed.

@@ -3,6 +3,7 @@
 
 mod check;
 mod devices;
+mod estimate;
 mod hostile;
 mod hub;
 mod hub_run;

@@ -5,6 +5,7 @@ use std::{path::Path, process::Command};
 use burn::tensor::{DType, Device};
 use evergraft::{
     data::TokenSet,
+    eval,
     model::{
         BaseFolder, Decoder, KvCache, ModelConfig, TokenBatch, Untouched, WeightSource, expected_tensors,
         parameter_count, write_model,
@@ -209,6 +210,21 @@ fn training_takes_about_what_plan_says() {
     let ratio = grew as f64 / estimate as f64;
     println!("training took {ratio:.2} of the estimate of {estimate} bytes");
     assert!((0.6..1.5).contains(&ratio), "{grew} bytes, {estimate} estimated");
+}
+
+/// Numbers that no machine could hold are estimated all the same.
+#[test]
+fn estimates_of_absurd_numbers_do_not_overflow() {
+    let config = json!({
+        "model_type": "llama", "vocab_size": 2000, "hidden_size": 128, "intermediate_size": 384,
+        "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2
+    });
+    let config = ModelConfig::from_json(&config).unwrap();
+    for rows in [1 << 60, usize::MAX] {
+        assert_eq!(train::pass_bytes(&config, rows, usize::MAX), u64::MAX);
+        assert_eq!(eval::pass_bytes(&config, rows, usize::MAX, Dtype::F32), u64::MAX);
+    }
+    assert_eq!(train::state_bytes(u64::MAX), u64::MAX);
 }
 
 /// Runs one test of this binary again, in a process of its own, and reads what it printed.

@@ -62,6 +62,18 @@ fn the_design_recipe_binds_cell_to_cell() {
     assert_eq!(node.cell["method"]["pc"], json!(0.2));
 }
 
+/// PEFT takes the first pattern that fits, so their order is a part of the parameters.
+#[test]
+fn patterns_keep_the_order_of_the_recipe() {
+    for names in [["q_proj", "layers.0.self_attn.q_proj"], ["layers.0.self_attn.q_proj", "q_proj"]] {
+        let adapter =
+            format!("adapter: {{ alpha_pattern: {{ {}: 32, {}: 8 }}, type: lora", names[0], names[1]);
+        let plan = plan(&DESIGN.replace("adapter: { type: lora", &adapter));
+        let found = params(&plan, "train[method=lora,seed=1]")["adapter"]["alpha_pattern"].as_object();
+        assert_eq!(found.unwrap().keys().collect::<Vec<_>>(), names);
+    }
+}
+
 #[test]
 fn order_is_topological_and_follows_the_recipe() {
     let text = format!(

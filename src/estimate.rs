@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use crate::{
     data::TokenSet,
-    eval,
-    exec::NodeStatus,
-    model::{ModelConfig, SourceModel, parameter_count, read_json},
+    device, eval,
+    exec::{NodeStatus, State},
+    model::{ModelConfig, SourceModel, largest_matrix, parameter_count, read_json},
     params::{
-        ArtifactRef, BaseParams, Dtype, EvalParams, MergeParams, OptimizerParams, PretrainParams, TaskSpec,
-        TokenizeParams, TrainParams,
+        ArtifactRef, BaseParams, DeviceName, Dtype, EvalParams, MergeParams, OptimizerParams, PretrainParams,
+        TaskSpec, TokenizeParams, TrainParams,
     },
     peft::Adapter,
     plan::{Plan, StepNode},
@@ -23,32 +23,48 @@ use crate::{
 
 /// Bytes that a step takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct Estimate {
+pub(crate) struct Estimate {
     /// Most memory at a time, of the device that it runs on; of steps that compute.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) memory_bytes: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
     /// What it writes into the cache; of steps that write weights.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) disk_bytes: Option<u64>,
+    pub(crate) disk_bytes: Option<u64>,
 }
 
-/// The estimate of every step that loads or writes a model, as far as the shape of its base is
-/// known: a base of the hub has none before it has been fetched.
-pub(super) fn estimates(plan: &Plan, states: &[(NodeIndex, NodeStatus)]) -> BTreeMap<NodeIndex, Estimate> {
-    let known = Known { plan, states: states.iter().map(|(index, state)| (*index, state)).collect() };
-    states.iter().filter_map(|(index, _)| Some((*index, known.estimate(*index)?))).collect()
+/// The estimate of every step that would run and loads or writes a model, as far as the shape of its
+/// base is known: a base of the hub has none before it has been fetched. `states` are those of the
+/// whole plan, whatever is selected: shapes come from the steps before.
+pub(crate) fn estimates(plan: &Plan, states: &[(NodeIndex, NodeStatus)]) -> BTreeMap<NodeIndex, Estimate> {
+    let mut known = Known {
+        plan,
+        states: states.iter().map(|(index, state)| (*index, state)).collect(),
+        shapes: BTreeMap::new(),
+        lengths: BTreeMap::new(),
+    };
+    let would_run = states.iter().filter(|(_, status)| status.state != State::Cached);
+    would_run.filter_map(|(index, _)| Some((*index, known.estimate(*index)?))).collect()
 }
 
+/// What the plan's files say; each is read once.
 struct Known<'p> {
     plan: &'p Plan,
     states: BTreeMap<NodeIndex, &'p NodeStatus>,
+    shapes: BTreeMap<NodeIndex, Option<ModelConfig>>,
+    lengths: BTreeMap<NodeIndex, Option<usize>>,
 }
 
 impl Known<'_> {
-    fn estimate(&self, index: NodeIndex) -> Option<Estimate> {
+    fn estimate(&mut self, index: NodeIndex) -> Option<Estimate> {
         let node = &self.plan.graph[index];
+        if !["base", "merge", "pretrain", "train", "eval"].contains(&node.kind.name) {
+            return None;
+        }
         let shape = self.shape(index)?;
-        let weights = |dtype: Dtype| parameter_count(&shape) * dtype.bytes() as u64;
+        let weights = |dtype: Dtype| parameter_count(&shape).saturating_mul(dtype.bytes() as u64);
+        let loaded = |dtype: Dtype, device: DeviceName| {
+            weights(dtype).saturating_add(widened_bytes(&shape, dtype, device))
+        };
         match node.kind.name {
             "base" => Some(Estimate { memory_bytes: None, disk_bytes: Some(weights(Dtype::F32)) }),
             "merge" => {
@@ -57,35 +73,34 @@ impl Known<'_> {
             }
             "pretrain" => {
                 let params: PretrainParams = read(node)?;
+                // The weights are what is trained.
                 let training =
                     self.training(&shape, parameter_count(&shape), &params.optimizer, &params.tokens)?;
-                Some(Estimate {
-                    memory_bytes: Some(weights(params.dtype) + training),
-                    disk_bytes: Some(weights(params.save_dtype)),
-                })
+                Some(Estimate { memory_bytes: Some(training), disk_bytes: Some(weights(params.save_dtype)) })
             }
             "train" => {
                 let params: TrainParams = read(node)?;
                 let trained = Adapter::new(&params.adapter).parameter_count(&shape).ok()?;
                 let training = self.training(&shape, trained, &params.optimizer, &params.tokens)?;
                 Some(Estimate {
-                    memory_bytes: Some(weights(params.dtype) + training),
-                    disk_bytes: Some(4 * trained),
+                    memory_bytes: Some(loaded(params.dtype, params.device).saturating_add(training)),
+                    disk_bytes: Some(trained.saturating_mul(4)),
                 })
             }
             "eval" => {
                 let params: EvalParams = read(node)?;
                 let longest = params.tasks.iter().map(TaskSpec::generation_limit).max()?;
                 let pass = eval::pass_bytes(&shape, params.batch_size, longest, params.dtype);
-                Some(Estimate { memory_bytes: Some(weights(params.dtype) + pass), disk_bytes: None })
+                let memory = loaded(params.dtype, params.device).saturating_add(pass);
+                Some(Estimate { memory_bytes: Some(memory), disk_bytes: None })
             }
             _ => None,
         }
     }
 
-    /// What training takes beside the weights.
+    /// What training takes beside weights that stay as they are.
     fn training(
-        &self,
+        &mut self,
         shape: &ModelConfig,
         trained: u64,
         optimizer: &OptimizerParams,
@@ -93,11 +108,20 @@ impl Known<'_> {
     ) -> Option<u64> {
         let length = self.row_length(tokens)?.min(shape.max_positions());
         let pass = train::pass_bytes(shape, optimizer.per_device_train_batch_size, length);
-        Some(train::state_bytes(trained) + pass)
+        Some(train::state_bytes(trained).saturating_add(pass))
     }
 
     /// The shape of the model that a node makes or works on.
-    fn shape(&self, index: NodeIndex) -> Option<ModelConfig> {
+    fn shape(&mut self, index: NodeIndex) -> Option<ModelConfig> {
+        if let Some(known) = self.shapes.get(&index) {
+            return known.clone();
+        }
+        let shape = self.find_shape(index);
+        self.shapes.insert(index, shape.clone());
+        shape
+    }
+
+    fn find_shape(&mut self, index: NodeIndex) -> Option<ModelConfig> {
         let node = &self.plan.graph[index];
         if let Some(path) = &self.states.get(&index)?.path
             && let Some(shape) = shape_in(Path::new(path))
@@ -117,15 +141,27 @@ impl Known<'_> {
     }
 
     /// Longest row of a `tokenize` step: what it found if it is cached, or what it allows.
-    fn row_length(&self, tokens: &ArtifactRef) -> Option<usize> {
+    fn row_length(&mut self, tokens: &ArtifactRef) -> Option<usize> {
         let index = self.plan.find(&tokens.0)?;
-        if let Some(path) = &self.states.get(&index)?.path
-            && let Ok(tokens) = TokenSet::open(Path::new(path))
-        {
-            return (0..tokens.rows()).map(|row| tokens.row(row).0.len()).max();
+        if let Some(known) = self.lengths.get(&index) {
+            return *known;
         }
-        read::<TokenizeParams>(&self.plan.graph[index]).map(|params| params.max_seq_length)
+        let found = self.states.get(&index)?.path.as_ref();
+        let found = found.and_then(|path| TokenSet::longest_row(Path::new(path)).ok());
+        let allowed = || Some(read::<TokenizeParams>(&self.plan.graph[index])?.max_seq_length);
+        let length = found.or_else(allowed);
+        self.lengths.insert(index, length);
+        length
     }
+}
+
+/// Where the CPU has no half precision, one matrix at a time is widened for its product.
+fn widened_bytes(shape: &ModelConfig, dtype: Dtype, device: DeviceName) -> u64 {
+    // `class` may start a driver, so it is asked last.
+    if dtype == Dtype::F32 || device::class(device) != "flex" {
+        return 0;
+    }
+    4 * largest_matrix(shape)
 }
 
 fn read<P: DeserializeOwned>(node: &StepNode) -> Option<P> {

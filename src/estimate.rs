@@ -75,13 +75,19 @@ impl Known<'_> {
                 let params: PretrainParams = read(node)?;
                 // The weights are what is trained.
                 let training =
-                    self.training(&shape, parameter_count(&shape), &params.optimizer, &params.tokens)?;
+                    self.training(&shape, (parameter_count(&shape), 0), &params.optimizer, &params.tokens)?;
                 Some(Estimate { memory_bytes: Some(training), disk_bytes: Some(weights(params.save_dtype)) })
             }
             "train" => {
                 let params: TrainParams = read(node)?;
-                let trained = Adapter::new(&params.adapter).parameter_count(&shape).ok()?;
-                let training = self.training(&shape, trained, &params.optimizer, &params.tokens)?;
+                let adapter = Adapter::new(&params.adapter);
+                let trained = adapter.parameter_count(&shape).ok()?;
+                let dropped = match params.adapter.lora_dropout > 0.0 {
+                    true => adapter.dropped_values(&shape).ok()?,
+                    false => 0,
+                };
+                let training =
+                    self.training(&shape, (trained, dropped), &params.optimizer, &params.tokens)?;
                 Some(Estimate {
                     memory_bytes: Some(loaded(params.dtype, params.device).saturating_add(training)),
                     disk_bytes: Some(trained.saturating_mul(4)),
@@ -102,12 +108,12 @@ impl Known<'_> {
     fn training(
         &mut self,
         shape: &ModelConfig,
-        trained: u64,
+        (trained, dropped): (u64, u64),
         optimizer: &OptimizerParams,
         tokens: &ArtifactRef,
     ) -> Option<u64> {
         let length = self.row_length(tokens)?.min(shape.max_positions());
-        let pass = train::pass_bytes(shape, optimizer.per_device_train_batch_size, length);
+        let pass = train::pass_bytes(shape, optimizer.per_device_train_batch_size, length, dropped);
         Some(train::state_bytes(trained).saturating_add(pass))
     }
 

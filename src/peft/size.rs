@@ -39,4 +39,27 @@ impl Adapter {
         }
         Ok(count)
     }
+
+    /// Numbers that dropout on the adapter's inputs makes for each token: the mask and its product.
+    ///
+    /// # Errors
+    /// When its target modules are not patterns.
+    pub fn dropped_values(&self, model: &ModelConfig) -> anyhow::Result<u64> {
+        let layers = model.num_hidden_layers;
+        Ok(match self {
+            Self::Lora(config) => {
+                let targets = config.targets()?;
+                let adapted = |layer: usize| {
+                    let linears = linear_shapes(model).into_iter();
+                    let targeted = linears.filter(|linear| targets.matches(layer, linear.name));
+                    targeted.map(|linear| 2 * linear.shape[1] as u64).sum::<u64>()
+                };
+                (0..layers).map(adapted).sum()
+            }
+            Self::Bottleneck(config) => {
+                let places = if config.placement == Placement::Houlsby { 2 } else { 1 };
+                2 * layers as u64 * places * model.hidden_size as u64
+            }
+        })
+    }
 }

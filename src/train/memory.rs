@@ -1,5 +1,5 @@
-//! How much memory training takes, from shapes alone. The factors were fitted to measured peaks of
-//! SmolLM2-135M at 128 to 512 tokens a row; `tests/it/memory.rs` holds them to a real run.
+//! How much memory training takes, from shapes alone: what the operations of `model::kernels` keep
+//! for their backward passes. `tests/it/memory.rs` holds it to real runs.
 
 use std::num::Saturating;
 
@@ -10,14 +10,16 @@ pub fn state_bytes(trained: u64) -> u64 {
     trained.saturating_mul(5 * 4)
 }
 
-/// What one forward and backward pass keeps, in f32: for each layer and token about twelve vectors
-/// of the hidden size, five of the FFN's, and three rows of attention scores; and the logits of one
-/// chunk of the loss, three times.
-pub fn pass_bytes(model: &ModelConfig, rows: usize, length: usize) -> u64 {
+/// What one forward and backward pass keeps, in f32: for each layer and token the inputs of norms and
+/// of linear layers, queries, keys, values and their context, gate, up and their product; what
+/// dropout makes of the adapter's inputs (`dropped`, numbers a token, over all layers); and the logits
+/// of one chunk of the loss, three times.
+pub fn pass_bytes(model: &ModelConfig, rows: usize, length: usize, dropped: u64) -> u64 {
     let n = |n: usize| Saturating(n as u64);
     let (hidden, inner) = (n(model.hidden_size), n(model.intermediate_size));
+    let (heads, kv_heads) = (n(model.num_attention_heads), n(model.num_key_value_heads));
     let tokens = n(rows) * n(length);
-    let kept = n(12) * hidden + n(5) * inner + n(3) * n(model.num_attention_heads) * n(length);
+    let kept = n(4) * hidden + n(2) * (heads + kv_heads) * n(model.head_dim) + n(3) * inner;
     let logits = n(3) * tokens.min(n(super::loss::CHUNK)) * n(model.vocab_size);
-    (n(4) * (tokens * n(model.num_hidden_layers) * kept + logits)).0
+    (n(4) * (tokens * (n(model.num_hidden_layers) * kept + Saturating(dropped)) + logits)).0
 }

@@ -172,47 +172,6 @@ fn loading_peaks_below_1_3_times_the_weights() {
     }
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn training_takes_about_what_plan_says() {
-    const ROWS: usize = 4;
-    const LENGTH: usize = 128;
-    let config = json!({
-        "model_type": "llama", "vocab_size": 2000, "hidden_size": 128, "intermediate_size": 384,
-        "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "tie_word_embeddings": true
-    });
-    let config = ModelConfig::from_json(&config).unwrap();
-    let adapter = Adapter::new(&serde_json::from_value(json!({"r": 8})).unwrap());
-    if std::env::var(CHILD).is_ok() {
-        let mut tokens = TokenSet::new();
-        for row in 0..ROWS {
-            let ids: Vec<i32> = (0..LENGTH).map(|at| ((at * 7 + row * 31) % 2000) as i32).collect();
-            tokens.push(&ids, &ids);
-        }
-        let params =
-            OptimizerParams { max_steps: Some(2), per_device_train_batch_size: ROWS, ..Default::default() };
-        let before = peak_bytes();
-        let device = Device::flex().autodiff();
-        let mut model = Decoder::load(&config, &Constant(config.clone()), &device, Dtype::F32).unwrap();
-        adapter.attach_new(&mut model, 1).unwrap();
-        let subject = Subject::Adapter { trans_peft: TransPeftParams::default(), lora_dropout: 0.0 };
-        let trainer =
-            Trainer { tokens: &tokens, held_out: None, params: &params, subject, seed: 1, checkpoints: None };
-        trainer.run(&mut model, &mut |_: &Update| Ok(())).unwrap();
-        println!("grew by {}", peak_bytes() - before);
-        return;
-    }
-    let estimate = 4 * parameter_count(&config)
-        + train::state_bytes(adapter.parameter_count(&config).unwrap())
-        + train::pass_bytes(&config, ROWS, LENGTH);
-    let grew = growth_in_child("memory::training_takes_about_what_plan_says", "");
-    let ratio = grew as f64 / estimate as f64;
-    println!("training took {ratio:.2} of the estimate of {estimate} bytes");
-    assert!((0.6..1.5).contains(&ratio), "{grew} bytes, {estimate} estimated");
-}
-
-/// Numbers that no machine could hold are estimated all the same.
 #[test]
 fn estimates_of_absurd_numbers_do_not_overflow() {
     let config = json!({
@@ -221,10 +180,55 @@ fn estimates_of_absurd_numbers_do_not_overflow() {
     });
     let config = ModelConfig::from_json(&config).unwrap();
     for rows in [1 << 60, usize::MAX] {
-        assert_eq!(train::pass_bytes(&config, rows, usize::MAX), u64::MAX);
+        assert_eq!(train::pass_bytes(&config, rows, usize::MAX, 0), u64::MAX);
         assert_eq!(eval::pass_bytes(&config, rows, usize::MAX, Dtype::F32), u64::MAX);
     }
     assert_eq!(train::state_bytes(u64::MAX), u64::MAX);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn training_takes_about_what_plan_says() {
+    const ROWS: usize = 4;
+    let config = json!({
+        "model_type": "llama", "vocab_size": 2000, "hidden_size": 128, "intermediate_size": 384,
+        "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "tie_word_embeddings": true
+    });
+    let config = ModelConfig::from_json(&config).unwrap();
+    let adapter = Adapter::new(&serde_json::from_value(json!({"r": 8})).unwrap());
+    if let Ok(request) = std::env::var(CHILD) {
+        let (length, lora_dropout) = request.split_once('|').unwrap();
+        let (length, lora_dropout): (usize, f64) = (length.parse().unwrap(), lora_dropout.parse().unwrap());
+        let mut tokens = TokenSet::new();
+        for row in 0..ROWS {
+            let ids: Vec<i32> = (0..length).map(|at| ((at * 7 + row * 31) % 2000) as i32).collect();
+            tokens.push(&ids, &ids);
+        }
+        let params =
+            OptimizerParams { max_steps: Some(2), per_device_train_batch_size: ROWS, ..Default::default() };
+        let before = peak_bytes();
+        let device = Device::flex().autodiff();
+        let mut model = Decoder::load(&config, &Constant(config.clone()), &device, Dtype::F32).unwrap();
+        adapter.attach_new(&mut model, 1).unwrap();
+        let subject = Subject::Adapter { trans_peft: TransPeftParams::default(), lora_dropout };
+        let trainer =
+            Trainer { tokens: &tokens, held_out: None, params: &params, subject, seed: 1, checkpoints: None };
+        trainer.run(&mut model, &mut |_: &Update| Ok(())).unwrap();
+        println!("grew by {}", peak_bytes() - before);
+        return;
+    }
+    for (length, lora_dropout) in [(128, 0.0), (128, 0.1), (800, 0.0)] {
+        let dropped = if lora_dropout > 0.0 { adapter.dropped_values(&config).unwrap() } else { 0 };
+        let estimate = 4 * parameter_count(&config)
+            + train::state_bytes(adapter.parameter_count(&config).unwrap())
+            + train::pass_bytes(&config, ROWS, length, dropped);
+        let request = format!("{length}|{lora_dropout}");
+        let grew = growth_in_child("memory::training_takes_about_what_plan_says", &request);
+        let ratio = grew as f64 / estimate as f64;
+        println!("{length} tokens, dropout {lora_dropout}: {ratio:.2} of the estimate of {estimate} bytes");
+        assert!((0.6..1.5).contains(&ratio), "{grew} bytes, {estimate} estimated");
+    }
 }
 
 /// Runs one test of this binary again, in a process of its own, and reads what it printed.

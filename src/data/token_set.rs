@@ -187,8 +187,8 @@ mod tests {
         TokenSet::new().save(folder.path()).unwrap();
         assert_eq!(TokenSet::longest_row(folder.path()).unwrap(), 0);
 
-        // A sparse file whose ids and labels are more than any memory holds.
-        let (tokens, ids) = (1_u64 << 38, 1_u64 << 40);
+        // A sparse file whose ids and labels are more than memory holds.
+        let (tokens, ids) = (1_u64 << 35, 1_u64 << 37);
         let header = format!(
             r#"{{"offsets":{{"dtype":"I64","shape":[3],"data_offsets":[0,24]}},"input_ids":{{"dtype":"I32","shape":[{tokens}],"data_offsets":[24,{}]}},"labels":{{"dtype":"I32","shape":[{tokens}],"data_offsets":[{},{}]}}}}"#,
             24 + ids,

@@ -22,6 +22,7 @@ pub struct TokenBatch {
 
 /// What tokens may see.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one a batch")]
 enum View {
     /// Additive, broadcast to `[batch, 1, seq, keys]`; the second for layers that look only a
     /// window back.

@@ -242,9 +242,9 @@ fused!(burn::backend::LibTorch);
 
 /// From an output's gradient to those of the inputs, in the order of the nodes; an input that
 /// wants none may get none.
-struct BackwardPass<B: Backend, const N: usize>(
-    Arc<dyn Fn(FloatTensor<B>) -> [Option<FloatTensor<B>>; N] + Send + Sync>,
-);
+struct BackwardPass<B: Backend, const N: usize>(Arc<Gradient<B, N>>);
+
+type Gradient<B, const N: usize> = dyn Fn(FloatTensor<B>) -> [Option<FloatTensor<B>>; N] + Send + Sync;
 
 impl<B: Backend, const N: usize> Clone for BackwardPass<B, N> {
     fn clone(&self) -> Self {

@@ -113,7 +113,13 @@ impl Known<'_> {
         tokens: &ArtifactRef,
     ) -> Option<u64> {
         let length = self.row_length(tokens)?.min(shape.max_positions());
-        let pass = train::pass_bytes(shape, optimizer.per_device_train_batch_size, length, dropped);
+        let pass = train::pass_bytes(
+            shape,
+            optimizer.per_device_train_batch_size,
+            length,
+            dropped,
+            optimizer.gradient_checkpointing,
+        );
         Some(train::state_bytes(trained).saturating_add(pass))
     }
 

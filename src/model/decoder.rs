@@ -15,7 +15,7 @@ use super::{
     cast::to_f32,
     ffn::GateUpProjections,
     norm::RmsNorm,
-    rope::Rope,
+    rope::{Rope, Rotation},
     weights::linear_shapes,
 };
 use crate::params::Dtype;
@@ -77,6 +77,14 @@ pub struct Decoder {
     dtype: Dtype,
 }
 
+/// What turns queries and keys of one batch.
+#[derive(Debug, Clone)]
+pub(crate) struct Rotations {
+    full: Rotation,
+    /// Of the sliding layers, where they have a base of their own.
+    sliding: Option<Rotation>,
+}
+
 impl Decoder {
     /// Reads every weight onto `device`, one tensor at a time. On the CPU, weights that the source
     /// has mapped in this number format stay where they are.
@@ -115,6 +123,21 @@ impl Decoder {
         })
     }
 
+    /// The same weights where no operation is recorded.
+    pub(crate) fn without_tape(&self) -> Self {
+        let mut plain = self.clone();
+        plain.device = self.device.clone().inner();
+        for mut param in plain.params() {
+            let value = param.value();
+            param.set(value);
+        }
+        for mut param in plain.adapter_params() {
+            let value = param.value();
+            param.set(value);
+        }
+        plain
+    }
+
     /// Where the weights lie.
     pub fn device(&self) -> &Device {
         &self.device
@@ -145,35 +168,70 @@ impl Decoder {
         mut cache: Option<&mut KvCache>,
         hook: &dyn ForwardHook,
     ) -> Tensor<2> {
-        let [rows, seq] = batch.dims();
-        let dtype = tensor_dtype(self.dtype);
-        let rotate = |rope: &Rope| rope.at(&batch.positions, &batch.lengths, &self.device, dtype);
-        let rotation = rotate(&self.rope);
-        let sliding_rotation = self.sliding_rope.as_ref().map(rotate);
-        let mut x = self.embed_tokens.clone().select(0, batch.tokens.clone().reshape([rows * seq]));
-        if self.config.scale_embedding {
-            x = x.mul_scalar((self.config.hidden_size as f64).sqrt());
-        }
-        for (index, layer) in self.layers.iter().enumerate() {
-            let window = self.config.window(index);
-            let rotation = sliding_rotation.as_ref().filter(|_| window.is_some()).unwrap_or(&rotation);
-            let normed = layer.attention_norm.forward(x.clone());
-            let cache = cache.as_deref_mut();
-            let branch =
-                layer.attention.forward(normed, [rows, seq], rotation, batch.sight(window), cache, hook);
-            let branch = adapted(layer.attention_adapter.as_ref(), None, branch, index, hook);
-            x = x + after(layer.attention_out_norm.as_ref(), branch);
-            // A dropped branch takes its adapters along: they get no update from this pass.
-            if !hook.drops_ffn(index) {
-                let normed = layer.ffn_norm.forward(x.clone());
-                let branch = layer.ffn.forward(normed.clone(), hook);
-                let branch = adapted(layer.ffn_adapter.as_ref(), Some(normed), branch, index, hook);
-                x = x + after(layer.ffn_out_norm.as_ref(), branch);
-            }
+        let rotations = self.rotations(batch);
+        let mut x = self.embed(batch);
+        for index in 0..self.layers.len() {
+            x = self.layer(index, x, batch, &rotations, cache.as_deref_mut(), hook);
         }
         if let Some(cache) = cache {
+            let [_, seq] = batch.dims();
             cache.advance(seq);
         }
+        self.finish(x)
+    }
+
+    /// What turns queries and keys of a batch, for every layer.
+    pub(crate) fn rotations(&self, batch: &TokenBatch) -> Rotations {
+        let rotate =
+            |rope: &Rope| rope.at(&batch.positions, &batch.lengths, &self.device, tensor_dtype(self.dtype));
+        Rotations { full: rotate(&self.rope), sliding: self.sliding_rope.as_ref().map(rotate) }
+    }
+
+    /// The first layer's input.
+    ///
+    /// # Shapes
+    /// `[batch * seq, hidden_size]`.
+    pub(crate) fn embed(&self, batch: &TokenBatch) -> Tensor<2> {
+        let x = self.embed_tokens.clone().select(0, batch.tokens(&self.device));
+        match self.config.scale_embedding {
+            true => x.mul_scalar((self.config.hidden_size as f64).sqrt()),
+            false => x,
+        }
+    }
+
+    /// One decoder layer.
+    ///
+    /// # Shapes
+    /// `[batch * seq, hidden_size]` in and out.
+    pub(crate) fn layer(
+        &self,
+        index: usize,
+        x: Tensor<2>,
+        batch: &TokenBatch,
+        rotations: &Rotations,
+        cache: Option<&mut KvCache>,
+        hook: &dyn ForwardHook,
+    ) -> Tensor<2> {
+        let layer = &self.layers[index];
+        let window = self.config.window(index);
+        let rotation = rotations.sliding.as_ref().filter(|_| window.is_some()).unwrap_or(&rotations.full);
+        let normed = layer.attention_norm.forward(x.clone());
+        let branch =
+            layer.attention.forward(normed, batch.dims(), rotation, batch.sight(window), cache, hook);
+        let branch = adapted(layer.attention_adapter.as_ref(), None, branch, index, hook);
+        let x = x + after(layer.attention_out_norm.as_ref(), branch);
+        // A dropped branch takes its adapters along: they get no update from this pass.
+        if hook.drops_ffn(index) {
+            return x;
+        }
+        let normed = layer.ffn_norm.forward(x.clone());
+        let branch = layer.ffn.forward(normed.clone(), hook);
+        let branch = adapted(layer.ffn_adapter.as_ref(), Some(normed), branch, index, hook);
+        x + after(layer.ffn_out_norm.as_ref(), branch)
+    }
+
+    /// The last norm.
+    pub(crate) fn finish(&self, x: Tensor<2>) -> Tensor<2> {
         self.norm.forward(x)
     }
 

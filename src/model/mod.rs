@@ -47,6 +47,7 @@ pub(crate) use cast::{to_dtype, to_f32};
 pub use chat::Chat;
 pub use chat_template::{ChatTemplate, Message};
 pub use config::{Activation, ModelConfig, RopePairs};
+pub(crate) use decoder::Rotations;
 pub use decoder::{Decoder, Layer};
 pub use ffn::FeedForward;
 pub(crate) use files::{read_json, read_short_json};

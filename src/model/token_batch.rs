@@ -11,8 +11,10 @@ const HIDDEN: f32 = -1.0e9;
 /// Tokens for one forward pass, with their positions and what each may see.
 #[derive(Debug, Clone)]
 pub struct TokenBatch {
+    /// Row by row.
+    tokens: Vec<i32>,
     /// `[batch, seq]`.
-    pub(super) tokens: Tensor<2, Int>,
+    dims: [usize; 2],
     /// `[batch * seq]`, row by row.
     pub(super) positions: Vec<i32>,
     /// Tokens of each row up to now, padding left out.
@@ -43,11 +45,12 @@ pub(super) enum Sight<'b> {
 impl TokenBatch {
     /// Rows one after another, so that no padding is computed: the batch is `[tokens, 1]`, and
     /// attention alone knows where rows begin. Without a cache.
-    pub fn rows(rows: &[&[i32]], model: &Decoder) -> Self {
+    pub fn rows(rows: &[&[i32]]) -> Self {
         let tokens = rows.concat();
         let count = tokens.len();
         Self {
-            tokens: int_tensor(tokens, [count, 1], model.device()),
+            tokens,
+            dims: [count, 1],
             positions: rows.iter().flat_map(|row| 0..row.len() as i32).collect(),
             lengths: rows.iter().flat_map(|row| std::iter::repeat_n(row.len(), row.len())).collect(),
             view: View::Rows(rows.iter().map(|row| row.len()).collect()),
@@ -75,7 +78,8 @@ impl TokenBatch {
             Tensor::from_data(TensorData::new::<f32, _>(mask, [1, 1, seq, seq]), model.device())
         };
         Self {
-            tokens: int_tensor(rows.iter().flat_map(pad_row).collect(), [batch, seq], model.device()),
+            tokens: rows.iter().flat_map(pad_row).collect(),
+            dims: [batch, seq],
             positions: (0..batch).flat_map(|_| 0..seq as i32).collect(),
             lengths: rows.iter().map(|row| row.len()).collect(),
             view: View::Masks(mask(usize::MAX), model.any_window().map(mask)),
@@ -105,19 +109,21 @@ impl TokenBatch {
             Tensor::from_data(TensorData::new::<f32, _>(mask, [batch, 1, seq, keys]), model.device())
         };
         Self {
-            tokens: int_tensor(tokens, [batch, seq], model.device()),
+            tokens,
+            dims: [batch, seq],
             positions: (0..batch).flat_map(|row| (0..seq).map(move |t| place(row, t))).collect(),
             lengths: padding.iter().map(|pad| keys.saturating_sub(*pad)).collect(),
             view: View::Masks(mask(usize::MAX), model.any_window().map(mask)),
         }
     }
 
+    /// Every token id, row by row.
+    pub(super) fn tokens(&self, device: &Device) -> Tensor<1, Int> {
+        Tensor::from_data(TensorData::new(self.tokens.clone(), [self.tokens.len()]), device)
+    }
+
     /// `[batch, seq]`.
     pub fn dims(&self) -> [usize; 2] {
-        self.tokens.dims()
+        self.dims
     }
-}
-
-fn int_tensor(values: Vec<i32>, shape: [usize; 2], device: &Device) -> Tensor<2, Int> {
-    Tensor::from_data(TensorData::new(values, shape), device)
 }

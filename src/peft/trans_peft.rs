@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::{
@@ -29,12 +29,11 @@ pub struct TransPeft {
     dropped: Vec<bool>,
     /// Elements that the masks zeroed, and all of theirs.
     masked: Cell<[u64; 2]>,
-    device: Device,
 }
 
 impl TransPeft {
     /// Draws which layers lose their FFN: one draw per layer for the whole micro-batch, dropped
-    /// when `draw < pc`. `device` is where masks are made.
+    /// when `draw < pc`.
     pub fn draw(
         params: &TransPeftParams,
         lora_dropout: f64,
@@ -42,7 +41,6 @@ impl TransPeft {
         step: usize,
         micro_batch: usize,
         layers: usize,
-        device: &Device,
     ) -> Self {
         let place = [step as u64, micro_batch as u64];
         let mut draws = rng::stream(seed, "pc", &place);
@@ -55,7 +53,6 @@ impl TransPeft {
             place,
             dropped,
             masked: Cell::default(),
-            device: device.clone(),
         }
     }
 
@@ -71,7 +68,7 @@ impl TransPeft {
 
     /// `keep` where the draw is above `rate`, else 0. Drawn in f32 whatever the model's dtype: a
     /// uniform in bf16 lands on multiples of 1/256 and would shift the rate.
-    fn bernoulli(&self, purpose: &str, place: &[u64], shape: [usize; 2], rate: f64, keep: f32) -> Tensor<2> {
+    fn bernoulli(&self, purpose: &str, place: &[u64], shape: [usize; 2], rate: f64, keep: f32) -> TensorData {
         let random = rng::stream(self.seed, purpose, place);
         let rate = rate as f32;
         let mut values = vec![0.0; shape[0] * shape[1]];
@@ -93,7 +90,7 @@ impl TransPeft {
             let [before, all] = self.masked.get();
             self.masked.set([before + zeroed as u64, all + values.len() as u64]);
         }
-        Tensor::from_data(TensorData::new(values, shape), &self.device)
+        TensorData::new(values, shape)
     }
 }
 
@@ -109,7 +106,7 @@ impl ForwardHook for TransPeft {
         }
         let [tokens, inner] = product.dims();
         let ([step, micro_batch], layer) = (self.place, layer as u64);
-        let dtype = product.dtype();
+        let (dtype, device) = (product.dtype(), product.device());
         let mask = match self.mask {
             MaskKind::Element => {
                 self.bernoulli("pi", &[step, micro_batch, layer], [tokens, inner], self.pi, 1.0)
@@ -118,7 +115,7 @@ impl ForwardHook for TransPeft {
             MaskKind::Neuron => self.bernoulli("pi", &[step, layer], [1, inner], self.pi, 1.0),
         };
         // Ones and zeros are exact in every number format.
-        product * to_dtype(mask, dtype)
+        product * to_dtype(Tensor::from_data(mask, &device), dtype)
     }
 
     fn drops_adapter_input(&self) -> bool {
@@ -134,6 +131,9 @@ impl ForwardHook for TransPeft {
         let purpose = format!("lora_dropout.{}", site.module);
         let shape = input.dims();
         let [step, micro_batch] = self.place;
-        input * self.bernoulli(&purpose, &[step, micro_batch, site.layer as u64], shape, self.dropout, keep)
+        let place = [step, micro_batch, site.layer as u64];
+        let mask = self.bernoulli(&purpose, &place, shape, self.dropout, keep);
+        let device = input.device();
+        input * Tensor::from_data(mask, &device)
     }
 }

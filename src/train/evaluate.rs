@@ -88,7 +88,7 @@ impl Trainer<'_> {
     }
 
     fn untouched_loss(&self, model: &Decoder, tokens: &TokenSet, rows: &[usize]) -> f64 {
-        let (batch, targets) = batch(tokens, rows, model);
+        let (batch, targets) = batch(tokens, rows);
         let hidden = model.hidden(&batch, None, &Untouched);
         loss_sum(model, &hidden.inner(), &targets)
     }

@@ -13,13 +13,26 @@ pub fn state_bytes(trained: u64) -> u64 {
 /// What one forward and backward pass keeps, in f32: for each layer and token the inputs of norms and
 /// of linear layers, queries, keys, values and their context, gate, up and their product; what
 /// dropout makes of the adapter's inputs (`dropped`, numbers a token, over all layers); and the logits
-/// of one chunk of the loss, three times.
-pub fn pass_bytes(model: &ModelConfig, rows: usize, length: usize, dropped: u64) -> u64 {
+/// of one chunk of the loss, three times. With gradient checkpointing, one layer of that and the input
+/// of each.
+pub fn pass_bytes(
+    model: &ModelConfig,
+    rows: usize,
+    length: usize,
+    dropped: u64,
+    gradient_checkpointing: bool,
+) -> u64 {
     let n = |n: usize| Saturating(n as u64);
     let (hidden, inner) = (n(model.hidden_size), n(model.intermediate_size));
     let (heads, kv_heads) = (n(model.num_attention_heads), n(model.num_key_value_heads));
     let tokens = n(rows) * n(length);
     let kept = n(4) * hidden + n(2) * (heads + kv_heads) * n(model.head_dim) + n(3) * inner;
     let logits = n(3) * tokens.min(n(super::loss::CHUNK)) * n(model.vocab_size);
-    (n(4) * (tokens * (n(model.num_hidden_layers) * kept + Saturating(dropped)) + logits)).0
+    let layers = n(model.num_hidden_layers);
+    let all = layers * kept + Saturating(dropped);
+    let kept = match gradient_checkpointing {
+        true => layers * hidden + all / layers.max(n(1)),
+        false => all,
+    };
+    (n(4) * (tokens * kept + logits)).0
 }

@@ -10,6 +10,7 @@ mod divergence;
 mod evaluate;
 mod loss;
 mod memory;
+mod passes;
 mod rates;
 mod record;
 mod schedule;

@@ -6,6 +6,7 @@ use super::{
     AdamW, Intervention, Subject, Trainer, Update, Watch,
     course::Course,
     loss::cross_entropy,
+    passes::Forward,
     state::{State, Tensors},
 };
 use crate::{
@@ -39,10 +40,10 @@ pub(super) fn label_tokens<'r>(tokens: &TokenSet, rows: impl IntoIterator<Item =
 }
 
 /// Rows one after another, and the targets of every position.
-pub(super) fn batch(tokens: &TokenSet, rows: &[usize], model: &Decoder) -> (TokenBatch, Vec<i32>) {
+pub(super) fn batch(tokens: &TokenSet, rows: &[usize]) -> (TokenBatch, Vec<i32>) {
     let ids: Vec<&[i32]> = rows.iter().map(|row| tokens.row(*row).0).collect();
     let targets = rows.iter().flat_map(|row| targets(tokens, *row).0).collect();
-    (TokenBatch::rows(&ids, model), targets)
+    (TokenBatch::rows(&ids), targets)
 }
 
 impl Trainer<'_> {
@@ -124,18 +125,18 @@ impl Trainer<'_> {
         denominator: f64,
         gradients: &mut Tensors,
     ) -> Pass {
-        let (batch, targets) = batch(self.tokens, rows, model);
+        let (batch, targets) = batch(self.tokens, rows);
         let hook = rates.map(|rates| {
             let (layers, dropout) = (model.layers.len(), self.lora_dropout());
-            TransPeft::draw(rates, dropout, self.seed, step, index, layers, model.device())
+            TransPeft::draw(rates, dropout, self.seed, step, index, layers)
         });
         let hook_or_none: &dyn ForwardHook = match &hook {
             Some(hook) => hook,
             None => &Untouched,
         };
-        let hidden = model.hidden(&batch, None, hook_or_none);
+        let forward = Forward::run(model, &batch, hook_or_none, self.params.gradient_checkpointing);
         let with_head = matches!(self.subject, Subject::Everything);
-        let loss = cross_entropy(model, &hidden.clone().inner(), &targets, denominator, with_head);
+        let loss = cross_entropy(model, &forward.hidden(), &targets, denominator, with_head);
         let add = |gradients: &mut Tensors, name: String, grad: Tensor<2>| {
             let sum = match gradients.remove(&name) {
                 Some(sum) => sum + grad,
@@ -143,17 +144,13 @@ impl Trainer<'_> {
             };
             gradients.insert(name, sum);
         };
-        // The loss as a function of the hidden states is linearised at the point where it was
-        // computed, so this backward pass carries its exact gradient into the network. Nothing is
-        // tracked when every adapted FFN of this pass was dropped.
-        if hidden.is_tracked() {
-            let tape = (hidden * Tensor::from_inner(loss.hidden_grad)).sum().backward();
+        forward.backward(model, loss.hidden_grad, &mut |model, tape| {
             for param in self.trainable(model) {
-                if let Some(grad) = param.grad(&tape) {
+                if let Some(grad) = param.grad(tape) {
                     add(gradients, param.name, grad.inner());
                 }
             }
-        }
+        });
         if let Some(grad) = loss.head_grad {
             add(gradients, model.head_name().to_owned(), grad);
         }

@@ -52,7 +52,7 @@ fn of(steps: &[(String, Option<u64>)], name: &str) -> Option<u64> {
 fn a_pretrain_step_holds_its_weights_once() {
     let (space, shape) = (space(), shape());
     let found = of(&memory(&space, &["plan", "recipe.yaml"]), "more").unwrap();
-    let pass = train::pass_bytes(&shape, ROWS, LONGEST, 0);
+    let pass = train::pass_bytes(&shape, ROWS, LONGEST, 0, false);
     assert_eq!(found, train::state_bytes(parameter_count(&shape)) + pass);
 }
 

@@ -180,7 +180,7 @@ fn estimates_of_absurd_numbers_do_not_overflow() {
     });
     let config = ModelConfig::from_json(&config).unwrap();
     for rows in [1 << 60, usize::MAX] {
-        assert_eq!(train::pass_bytes(&config, rows, usize::MAX, 0), u64::MAX);
+        assert_eq!(train::pass_bytes(&config, rows, usize::MAX, 0, false), u64::MAX);
         assert_eq!(eval::pass_bytes(&config, rows, usize::MAX, Dtype::F32), u64::MAX);
     }
     assert_eq!(train::state_bytes(u64::MAX), u64::MAX);
@@ -198,15 +198,21 @@ fn training_takes_about_what_plan_says() {
     let config = ModelConfig::from_json(&config).unwrap();
     let adapter = Adapter::new(&serde_json::from_value(json!({"r": 8})).unwrap());
     if let Ok(request) = std::env::var(CHILD) {
-        let (length, lora_dropout) = request.split_once('|').unwrap();
+        let [length, lora_dropout, recomputed] = request.split('|').collect::<Vec<_>>()[..] else {
+            unreachable!()
+        };
         let (length, lora_dropout): (usize, f64) = (length.parse().unwrap(), lora_dropout.parse().unwrap());
         let mut tokens = TokenSet::new();
         for row in 0..ROWS {
             let ids: Vec<i32> = (0..length).map(|at| ((at * 7 + row * 31) % 2000) as i32).collect();
             tokens.push(&ids, &ids);
         }
-        let params =
-            OptimizerParams { max_steps: Some(2), per_device_train_batch_size: ROWS, ..Default::default() };
+        let params = OptimizerParams {
+            max_steps: Some(2),
+            per_device_train_batch_size: ROWS,
+            gradient_checkpointing: recomputed == "true",
+            ..Default::default()
+        };
         let before = peak_bytes();
         let device = Device::flex().autodiff();
         let mut model = Decoder::load(&config, &Constant(config.clone()), &device, Dtype::F32).unwrap();
@@ -218,15 +224,19 @@ fn training_takes_about_what_plan_says() {
         println!("grew by {}", peak_bytes() - before);
         return;
     }
-    for (length, lora_dropout) in [(128, 0.0), (128, 0.1), (800, 0.0)] {
+    for (length, lora_dropout, recomputed) in
+        [(128, 0.0, false), (128, 0.1, false), (800, 0.0, false), (800, 0.0, true)]
+    {
         let dropped = if lora_dropout > 0.0 { adapter.dropped_values(&config).unwrap() } else { 0 };
         let estimate = 4 * parameter_count(&config)
             + train::state_bytes(adapter.parameter_count(&config).unwrap())
-            + train::pass_bytes(&config, ROWS, length, dropped);
-        let request = format!("{length}|{lora_dropout}");
+            + train::pass_bytes(&config, ROWS, length, dropped, recomputed);
+        let request = format!("{length}|{lora_dropout}|{recomputed}");
         let grew = growth_in_child("memory::training_takes_about_what_plan_says", &request);
         let ratio = grew as f64 / estimate as f64;
-        println!("{length} tokens, dropout {lora_dropout}: {ratio:.2} of the estimate of {estimate} bytes");
+        println!(
+            "{length} tokens, dropout {lora_dropout}, checkpointing {recomputed}: {ratio:.2} of the estimate of {estimate} bytes"
+        );
         assert!((0.6..1.5).contains(&ratio), "{grew} bytes, {estimate} estimated");
     }
 }

@@ -27,20 +27,14 @@ fn masked(hook: &TransPeft, layer: usize, shape: [usize; 2], device: &Device) ->
     values(hook.ffn_product(layer, Tensor::full(shape, 1.75, device)))
 }
 
-fn draw(
-    params: &TransPeftParams,
-    step: usize,
-    micro_batch: usize,
-    layers: usize,
-    device: &Device,
-) -> TransPeft {
-    TransPeft::draw(params, 0.0, 11, step, micro_batch, layers, device)
+fn draw(params: &TransPeftParams, step: usize, micro_batch: usize, layers: usize) -> TransPeft {
+    TransPeft::draw(params, 0.0, 11, step, micro_batch, layers)
 }
 
 #[test]
 fn the_mask_zeroes_at_its_rate_and_keeps_the_rest_exactly() {
     on_every_device(|device| {
-        let kept = masked(&draw(&rates(0.0, 0.1), 0, 0, 1, device), 0, [1000, 1000], device);
+        let kept = masked(&draw(&rates(0.0, 0.1), 0, 0, 1), 0, [1000, 1000], device);
         let zeros = kept.iter().filter(|v| **v == 0.0).count();
         assert!((zeros as f64 / 1e6 - 0.1).abs() < 0.0015, "{zeros} of a million");
         assert!(kept.iter().all(|v| *v == 0.0 || v.to_bits() == 1.75f32.to_bits()), "no rescaling");
@@ -51,16 +45,16 @@ fn the_mask_zeroes_at_its_rate_and_keeps_the_rest_exactly() {
 fn masks_differ_between_tokens_layers_steps_and_micro_batches() {
     on_every_device(|device| {
         let params = rates(0.0, 0.5);
-        let base = masked(&draw(&params, 0, 0, 2, device), 0, [2, 64], device);
+        let base = masked(&draw(&params, 0, 0, 2), 0, [2, 64], device);
         assert_ne!(base[..64], base[64..], "tokens");
         assert_eq!(
             base,
-            masked(&draw(&params, 0, 0, 2, device), 0, [2, 64], device),
+            masked(&draw(&params, 0, 0, 2), 0, [2, 64], device),
             "a recomputation repeats the mask"
         );
-        assert_ne!(base, masked(&draw(&params, 0, 0, 2, device), 1, [2, 64], device), "layers");
-        assert_ne!(base, masked(&draw(&params, 1, 0, 2, device), 0, [2, 64], device), "steps");
-        assert_ne!(base, masked(&draw(&params, 0, 1, 2, device), 0, [2, 64], device), "micro-batches");
+        assert_ne!(base, masked(&draw(&params, 0, 0, 2), 1, [2, 64], device), "layers");
+        assert_ne!(base, masked(&draw(&params, 1, 0, 2), 0, [2, 64], device), "steps");
+        assert_ne!(base, masked(&draw(&params, 0, 1, 2), 0, [2, 64], device), "micro-batches");
     });
 }
 
@@ -68,25 +62,20 @@ fn masks_differ_between_tokens_layers_steps_and_micro_batches() {
 fn a_neuron_mask_is_one_pattern_for_all_tokens() {
     on_every_device(|device| {
         let params = TransPeftParams { mask: MaskKind::Neuron, ..rates(0.0, 0.5) };
-        let mask = masked(&draw(&params, 0, 0, 1, device), 0, [3, 64], device);
+        let mask = masked(&draw(&params, 0, 0, 1), 0, [3, 64], device);
         assert_eq!(mask[..64], mask[64..128]);
         assert!(mask.contains(&0.0) && mask.contains(&1.75));
-        assert_eq!(
-            mask,
-            masked(&draw(&params, 0, 3, 1, device), 0, [3, 64], device),
-            "of the whole optimizer step"
-        );
-        assert_ne!(mask, masked(&draw(&params, 1, 0, 1, device), 0, [3, 64], device), "steps");
+        assert_eq!(mask, masked(&draw(&params, 0, 3, 1), 0, [3, 64], device), "of the whole optimizer step");
+        assert_ne!(mask, masked(&draw(&params, 1, 0, 1), 0, [3, 64], device), "steps");
     });
 }
 
 #[test]
 fn drops_have_the_expected_count() {
-    let device = &Device::flex(); // Drops are drawn on the host.
     for (pc, mean, none) in [(0.1, 2.8, 0.0523), (0.2, 5.6, 0.0019)] {
         let n = 20_000;
         let counts: Vec<usize> = (0..n)
-            .map(|step| draw(&rates(pc, 0.0), step, 0, 28, device).dropped().iter().filter(|d| **d).count())
+            .map(|step| draw(&rates(pc, 0.0), step, 0, 28).dropped().iter().filter(|d| **d).count())
             .collect();
         let got = counts.iter().sum::<usize>() as f64 / n as f64;
         assert!((got - mean).abs() < 0.06, "pc {pc}: {got} dropped on average, not {mean}");
@@ -104,9 +93,9 @@ fn with_both_rates_zero_the_pass_is_the_plain_one_bit_for_bit() {
     on_every_device(|device| {
         let model = tiny::decoder(3, device);
         let plain = values(model.hidden(&batch(&model), None, &Untouched));
-        let hook = draw(&rates(0.0, 0.0), 5, 1, 3, device);
+        let hook = draw(&rates(0.0, 0.0), 5, 1, 3);
         assert_eq!(plain, values(model.hidden(&batch(&model), None, &hook)));
-        let hook = draw(&rates(0.0, 0.3), 5, 1, 3, device);
+        let hook = draw(&rates(0.0, 0.3), 5, 1, 3);
         assert_ne!(plain, values(model.hidden(&batch(&model), None, &hook)), "a mask must do something");
     });
 }
@@ -308,6 +297,22 @@ fn training_is_a_function_of_its_seed() {
         let (mut two, _) = train(subject, &quick(), &rows(), device);
         assert_eq!(weights(&mut one), weights(&mut two));
         assert!(updates.iter().any(|update| update.dropped_ffns > 0));
+    });
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_bit() {
+    on_every_device(|device| {
+        let adapter = Subject::Adapter { trans_peft: rates(0.3, 0.2), lora_dropout: 0.1 };
+        for subject in [adapter, Subject::Everything] {
+            let recomputed = OptimizerParams { gradient_checkpointing: true, ..quick() };
+            let (mut kept, updates) = train(subject.clone(), &quick(), &rows(), device);
+            let (mut again, others) = train(subject, &recomputed, &rows(), device);
+            assert_eq!(weights(&mut kept), weights(&mut again));
+            for (a, b) in updates.iter().zip(&others) {
+                assert_eq!((a.loss, a.grad_norm, a.dropped_ffns), (b.loss, b.grad_norm, b.dropped_ffns));
+            }
+        }
     });
 }
 

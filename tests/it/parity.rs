@@ -66,7 +66,7 @@ fn right_padded_logits(model: &Decoder, rows: &[&[u32]]) -> Vec<Vec<Vec<f32>>> {
 fn joined_logits(model: &Decoder, rows: &[&[u32]]) -> Vec<Vec<Vec<f32>>> {
     let ids: Vec<Vec<i32>> = rows.iter().map(|row| row.iter().map(|id| *id as i32).collect()).collect();
     let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
-    let logits = model.logits(model.hidden(&TokenBatch::rows(&ids, model), None, &Untouched));
+    let logits = model.logits(model.hidden(&TokenBatch::rows(&ids), None, &Untouched));
     let [_, vocab] = logits.dims();
     let logits = logits.into_data().try_to_vec::<f32>().unwrap();
     let mut positions = logits.chunks(vocab).map(<[f32]>::to_vec);
@@ -160,7 +160,7 @@ fn joined_rows_give_the_gradients_of_padded_ones() {
                     if param.name.contains("lora_B") { value + 0.01 * (at % 5 + 1) as f64 } else { value };
                 param.set_leaf(moved);
             }
-            let joined = model.hidden(&TokenBatch::rows(&rows, &model), None, &Untouched);
+            let joined = model.hidden(&TokenBatch::rows(&rows), None, &Untouched);
             let padded = model.hidden(&TokenBatch::right_padded(&rows, 0, &model), None, &Untouched);
             let real: Vec<i32> = rows
                 .iter()

@@ -10,7 +10,7 @@ pub(super) enum Forward<'b> {
     /// The hidden states, with the tape behind them.
     Taped(Tensor<2>),
     /// No tape.
-    Layers(Layers<'b>),
+    Layers(Box<Layers<'b>>),
 }
 
 /// Inputs of the layers, in order, and of the last norm; outside any tape.
@@ -41,7 +41,7 @@ impl<'b> Forward<'b> {
         }
         let hidden = plain.finish(inputs[plain.layers.len()].clone());
         let rotations = model.rotations(batch);
-        Self::Layers(Layers { batch, hook, rotations, inputs, hidden })
+        Self::Layers(Box::new(Layers { batch, hook, rotations, inputs, hidden }))
     }
 
     /// The hidden states, outside any tape.

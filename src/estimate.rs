@@ -142,7 +142,7 @@ impl Known<'_> {
         }
         let upstream = match node.kind.name {
             "base" => return new_shape(&read(node)?),
-            "pretrain" | "train" => "base",
+            "pretrain" | "train" | "adapter" => "base",
             "swap" => "to",
             "merge" => "adapter",
             "eval" => "model",

@@ -48,6 +48,8 @@ pub enum ModelPart {
     Whole,
     /// The tokenizer's files alone.
     Tokenizer,
+    /// An adapter's files.
+    Adapter,
 }
 
 pub(super) fn fetch(source: &Source, part: ModelPart, work: &Work) -> anyhow::Result<FetchedModel> {
@@ -218,6 +220,9 @@ fn shards(index: &Path) -> anyhow::Result<BTreeSet<String>> {
 }
 
 fn is_small(name: &str, part: ModelPart) -> bool {
+    if part == ModelPart::Adapter {
+        return ["adapter_config.json", "adapter_model.safetensors", "evergraft.json"].contains(&name);
+    }
     let tokenizer = name.starts_with("tokenizer") && name.ends_with(".json");
     let always = tokenizer || name == "special_tokens_map.json";
     always || (part == ModelPart::Whole && (EXPECTED.contains(&name) || OPTIONAL.contains(&name)))

@@ -13,8 +13,8 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvalParams {
-    /// A `base`, `pretrain` or `merge` step (bare base), a `train` step (adapter on the base it was
-    /// trained on) or a `swap` step (adapter on its new base).
+    /// A `base`, `pretrain` or `merge` step (bare base), a `train` or `adapter` step (adapter on the base
+    /// it was trained on) or a `swap` step (adapter on its new base).
     pub model: ArtifactRef,
     /// What to score.
     pub tasks: Vec<TaskSpec>,

@@ -6,8 +6,8 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
 use super::{
-    BaseParams, CommandParams, DatasetParams, EvalParams, MergeParams, PretrainParams, Problem, Remote,
-    ReportParams, StepParams, SwapParams, TokenizeParams, TrainParams, remote,
+    BaseParams, CommandParams, DatasetParams, EvalParams, ImportParams, MergeParams, PretrainParams, Problem,
+    Remote, ReportParams, StepParams, SwapParams, TokenizeParams, TrainParams, remote,
 };
 
 /// What the planner knows of a step kind.
@@ -71,6 +71,7 @@ pub const KINDS: &[Kind] = &[
     kind::<TokenizeParams>(),
     kind::<PretrainParams>(),
     kind::<TrainParams>(),
+    kind::<ImportParams>(),
     kind::<SwapParams>(),
     kind::<MergeParams>(),
     kind::<EvalParams>(),
@@ -118,9 +119,9 @@ impl Kind {
             (_, "base") | ("swap", "to") => &["base", "pretrain", "merge"],
             (_, "tokens" | "eval_tokens") => &["tokenize"],
             (_, "dataset") | ("eval", "tasks.*.dataset") | ("base", "init.tokenizer.text") => &["dataset"],
-            ("swap", "adapter") => &["train"],
-            ("merge", "adapter") => &["train", "swap"],
-            ("eval", "model") => &["base", "pretrain", "train", "swap", "merge"],
+            ("swap", "adapter") => &["train", "adapter"],
+            ("merge", "adapter") => &["train", "swap", "adapter"],
+            ("eval", "model") => &["base", "pretrain", "train", "swap", "merge", "adapter"],
             ("report", "results.*" | "results") => &["eval"],
             _ => return None,
         })

@@ -9,8 +9,8 @@ use super::common::{ArtifactRef, Dtype, StepParams};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MergeParams {
-    /// A `train` step (merged into the base it was trained on) or a `swap` step (into its new
-    /// base).
+    /// A `train` or `adapter` step (merged into the base it was trained on) or a `swap` step (into
+    /// its new base).
     pub adapter: ArtifactRef,
     /// Number format of the written weights; the sum is always made in f32.
     #[serde(default)]

@@ -12,6 +12,7 @@ mod common;
 mod dataset;
 mod device_name;
 mod eval;
+mod import;
 mod kind;
 mod merge;
 mod optimizer;
@@ -37,6 +38,7 @@ pub use common::{ArtifactRef, Dtype, Problem, REF_KEY, RemoteFields, SourceFile,
 pub use dataset::{ArtifactFile, DatasetFormat, DatasetParams, Sources};
 pub use device_name::DeviceName;
 pub use eval::{COMMONSENSE_LABELS, EvalParams, TaskSpec, known_tasks};
+pub use import::ImportParams;
 pub use kind::{KINDS, Kind, Parsed};
 pub use merge::MergeParams;
 pub use optimizer::{LrSchedule, OptimizerParams};

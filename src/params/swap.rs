@@ -9,7 +9,7 @@ use super::common::{ArtifactRef, StepParams};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwapParams {
-    /// The trained adapter (a `train` step).
+    /// The trained adapter (a `train` or `adapter` step).
     pub adapter: ArtifactRef,
     /// The base it moves to.
     pub to: ArtifactRef,

@@ -17,6 +17,9 @@ use crate::{
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+
+/// What an adapter's folder holds.
+pub const ADAPTER_FILES: [&str; 2] = [CONFIG, WEIGHTS];
 /// A config with a rank for each module of a large model has some 100 KB.
 const MAX_CONFIG: u64 = 1 << 20;
 

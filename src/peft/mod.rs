@@ -11,7 +11,7 @@ mod trans_peft;
 
 pub use bottleneck::BottleneckConfig;
 pub use config::AdapterConfig;
-pub use format::Adapter;
+pub use format::{ADAPTER_FILES, Adapter};
 pub use lora::ReadWeight;
 pub use merge::Merged;
 pub use trans_peft::TransPeft;

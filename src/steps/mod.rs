@@ -6,6 +6,7 @@ mod context;
 mod dataset;
 mod eval;
 mod held_out;
+mod import;
 mod merge;
 mod metrics;
 mod model_input;
@@ -40,6 +41,7 @@ pub fn run(kind: &str, params: &Value, ctx: &StepContext) -> anyhow::Result<()> 
         "pretrain" => pretrain::run(&read(params)?, ctx),
         "train" => train::run(&read(params)?, ctx),
         "merge" => merge::run(&read(params)?, ctx),
+        "adapter" => import::run(&read(params)?, ctx),
         "swap" => swap::run(&read(params)?, ctx),
         "eval" => eval::run(&read(params)?, ctx),
         "report" => report::run(&read(params)?, ctx),

@@ -58,7 +58,7 @@ pub(crate) fn load_base(
 pub fn load_for_eval(input: &Arc<Input>, device: &Device, dtype: Dtype) -> anyhow::Result<LoadedModel> {
     let (base, adapter) = match input.kind.as_str() {
         "base" | "pretrain" | "merge" => (Arc::clone(input), None),
-        "train" | "swap" => {
+        "train" | "adapter" | "swap" => {
             let lineage = read_lineage(&input.path)?;
             let base = adapter_base(input, &lineage)?;
             (base, Some(lineage))

@@ -18,7 +18,7 @@ use crate::{
     error::hinted,
     model::{BaseFolder, WeightSource},
     params::SwapParams,
-    peft::Adapter,
+    peft::{ADAPTER_FILES, Adapter},
 };
 
 /// Median cosine from which a base counts as a continuation of another.
@@ -61,7 +61,7 @@ pub(crate) fn run(params: &SwapParams, ctx: &StepContext) -> anyhow::Result<()> 
             drift.median_cosine
         ));
     }
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+    for name in ADAPTER_FILES {
         fs::copy(adapter.path.join(name), ctx.out.join(name))
             .with_context(|| format!("cannot copy `{name}`"))?;
     }

@@ -8,6 +8,7 @@ mod hostile;
 mod hub;
 mod hub_run;
 mod hub_server;
+mod import;
 mod layers;
 mod memory;
 mod method;

@@ -1,6 +1,11 @@
 //! Operations that training spends its time and memory in, each with its own backward pass that
 //! keeps nothing but its inputs: Burn's autodiff would keep every intermediate value.
 
+#![cfg_attr(
+    feature = "libtorch",
+    expect(deprecated, reason = "burn is pinned to the last release that has LibTorch")
+)]
+
 mod attention;
 mod exp;
 mod linear;

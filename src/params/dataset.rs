@@ -104,6 +104,23 @@ pub enum DatasetFormat {
     Text,
 }
 
+/// Words that file names use for each split.
+const SPLIT_WORDS: [&[&str]; 3] = [&["train"], &["test"], &["validation", "valid", "val", "dev"]];
+
+/// Whether a data file is called after another split than `name`, and not after `name`.
+fn is_of_another_split(file: &str, name: &str) -> bool {
+    let Some((stem, _)) = file.split_once('.').filter(|_| !name.is_empty()) else { return false };
+    let words = |text: &str| -> Vec<String> {
+        text.to_ascii_lowercase().split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect()
+    };
+    let (in_file, asked) = (words(stem), words(name));
+    let splits =
+        |words: &[String]| SPLIT_WORDS.map(|split| split.iter().any(|word| words.iter().any(|w| w == word)));
+    let (found, wanted) = (splits(&in_file), splits(&asked));
+    let shared = (0..3).any(|i| found[i] && wanted[i]) || asked.iter().any(|word| in_file.contains(word));
+    found.contains(&true) && !shared
+}
+
 impl StepParams for DatasetParams {
     const KIND: &'static str = "dataset";
     const VERSION: u32 = 1;
@@ -131,6 +148,7 @@ impl StepParams for DatasetParams {
         let on_hub = |(_, file): (&str, &SourceFile)| {
             matches!(file.0.to_str().and_then(Address::accepted), Some(Address::Hub(_)))
         };
+        problems.extend(self.other_split());
         if self.subset.is_some() && !self.files().into_iter().any(on_hub) {
             problems.push(Problem::new("subset", "is only for `hf://` sources"));
         }
@@ -139,6 +157,25 @@ impl StepParams for DatasetParams {
 }
 
 impl DatasetParams {
+    /// A split's name selects nothing in a single file; one that is called after another split is
+    /// not the file that was meant.
+    fn other_split(&self) -> Option<Problem> {
+        let name = self.split.as_ref()?.parse::<Split>().ok()?.name;
+        let files = self.files().into_iter().filter_map(|(_, file)| match file.0.to_str() {
+            Some(text) if matches!(Address::accepted(text), Some(Address::Hub(_))) => None,
+            Some(text) => text.split(['?', '#']).next()?.rsplit('/').next(),
+            None => None,
+        });
+        let inside = match &self.source {
+            Sources::Step(file) => file.path.rsplit('/').next(),
+            _ => None,
+        };
+        let file = files.chain(inside).find(|file| is_of_another_split(file, &name))?;
+        let message = format!("`{name}` selects nothing in a single file, and this one is called `{file}`");
+        let hint = format!("name the file that holds `{name}`, or give rows alone, as `[:1000]`");
+        Some(Problem::new("split", message).hint(hint))
+    }
+
     fn unknown_fields(&self) -> Vec<Problem> {
         let known: &[&str] = match self.format {
             DatasetFormat::Text => &["text"],

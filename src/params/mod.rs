@@ -14,6 +14,7 @@ mod device_name;
 mod eval;
 mod kind;
 mod merge;
+pub(crate) mod module_pattern;
 mod optimizer;
 mod pattern_map;
 mod rate_schedule;

@@ -10,6 +10,21 @@ const TELLING: f64 = 5.0;
 /// neither is plain LoRA's, and moving it is what the paper calls direct transfer.
 pub(super) fn unapplied(params: &TransPeftParams, state: &State) -> Vec<String> {
     let mut warnings = Vec::new();
+    let idle = state.dropped_ffns == 0 && state.masked[0] == 0;
+    if idle && !params.schedule.is_plain() && state.expected_drops <= TELLING {
+        let mean = |sum: f64| sum / state.step.max(1) as f64;
+        let [pc, pi] = state.rates.map(mean);
+        if (params.pc, params.pi) != (0.0, 0.0) {
+            warnings.push(format!(
+                "no FFN was dropped and no activation masked in the whole run: `trans_peft.schedule` and its \
+                 warmup kept `pc` at {pc:.2e} and `pi` at {pi:.2e} on average, where up to {} and {} are asked \
+                 for; shorten the warmup or train for more steps: as it is, the adapter is that of plain LoRA, \
+                 and moving it is direct transfer",
+                params.pc, params.pi
+            ));
+        }
+        return warnings;
+    }
     if params.pc > 0.0 && state.dropped_ffns == 0 && state.expected_drops > TELLING {
         warnings.push(format!(
             "no FFN was dropped in the whole run, though `pc` is {} and {:.1} were to be expected",
@@ -19,10 +34,7 @@ pub(super) fn unapplied(params: &TransPeftParams, state: &State) -> Vec<String> 
     if params.pi > 0.0 && state.masked[0] == 0 {
         warnings.push(format!("no activation was masked in the whole run, though `pi` is {}", params.pi));
     }
-    if state.dropped_ffns == 0
-        && state.masked[0] == 0
-        && let Some(last) = warnings.last_mut()
-    {
+    if idle && let Some(last) = warnings.last_mut() {
         last.push_str(": the adapter is that of plain LoRA, and moving it is direct transfer");
     }
     warnings

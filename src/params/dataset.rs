@@ -36,7 +36,7 @@ pub struct DatasetParams {
     pub format: DatasetFormat,
     /// Rows to keep, e.g. `train[:1000]`, `[:1000]`, `[100:200]`, `[-50:]`, `[:10%]`. A split
     /// name selects `<split>.json[l][.gz]` of a folder source, or the split of an `hf://` dataset
-    /// (`train` unless given).
+    /// (`train` unless given); in a single file it selects nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
     /// Source field for each canonical field, e.g. `{instruction: question, output: answer}`.

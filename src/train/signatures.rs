@@ -5,13 +5,15 @@ use crate::params::TransPeftParams;
 
 /// Fewer dropped FFNs than this, on average, may be none by chance.
 const TELLING: f64 = 5.0;
+/// Fewer expected FFNs than this mean that a schedule kept the rate down.
+const KEPT_DOWN: f64 = 1.0;
 
 /// Warnings of a whole run in which a rate was in force and nothing happened. An adapter that met
 /// neither is plain LoRA's, and moving it is what the paper calls direct transfer.
 pub(super) fn unapplied(params: &TransPeftParams, state: &State) -> Vec<String> {
     let mut warnings = Vec::new();
     let idle = state.dropped_ffns == 0 && state.masked[0] == 0;
-    if idle && !params.schedule.is_plain() && state.expected_drops <= TELLING {
+    if idle && !params.schedule.is_plain() && state.expected_drops < KEPT_DOWN {
         let mean = |sum: f64| sum / state.step.max(1) as f64;
         let [pc, pi] = state.rates.map(mean);
         if (params.pc, params.pi) != (0.0, 0.0) {
@@ -43,6 +45,7 @@ pub(super) fn unapplied(params: &TransPeftParams, state: &State) -> Vec<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::params::RateSchedule;
 
     #[test]
     fn rates_that_did_nothing_are_told() {
@@ -63,6 +66,9 @@ mod tests {
         }
         let short = State { masked: [5, 50], expected_drops: 4.0, ..State::default() };
         assert!(unapplied(&both, &short).is_empty(), "none may be dropped by chance");
+        let schedule = RateSchedule { warmup_steps: Some(9), ..RateSchedule::default() };
+        let warnings = unapplied(&TransPeftParams { schedule, ..both.clone() }, &State::default());
+        assert!(warnings.len() == 1 && warnings[0].contains("`trans_peft.schedule` and its warmup kept"));
         let busy = State { dropped_ffns: 3, masked: [5, 50], ..State::default() };
         assert!(unapplied(&both, &busy).is_empty());
         assert!(unapplied(&TransPeftParams::default(), &idle).is_empty());

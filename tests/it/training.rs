@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use evergraft::{
     data::TokenSet,
     model::Decoder,
@@ -444,7 +444,7 @@ fn a_damaged_base_is_named() {
         let case = Case { subject, ..Case::adapter(RateSchedule::default()) };
         let mut model = case.model();
         let mut broken = model.params().into_iter().find(|param| param.name == name).unwrap();
-        broken.set_leaf(broken.value().mul_scalar(f32::NAN));
+        broken.set(Tensor::from_inner(broken.value().mul_scalar(f32::NAN)));
         let error = case.train(&mut model, None, &mut Onlooker::default()).err().unwrap();
         let text = error.to_string();
         assert!(text.contains(&format!("the base is damaged, its weight `{name}` holds")), "{text}");

@@ -107,9 +107,18 @@ pub enum DatasetFormat {
 /// Words that file names use for each split.
 const SPLIT_WORDS: [&[&str]; 3] = [&["train"], &["test"], &["validation", "valid", "val", "dev"]];
 
+/// Endings of files with rows.
+const ENDINGS: [&str; 5] = ["json", "jsonl", "csv", "txt", "parquet"];
+
 /// Whether a data file is called after another split than `name`, and not after `name`.
 fn is_of_another_split(file: &str, name: &str) -> bool {
-    let Some((stem, _)) = file.split_once('.').filter(|_| !name.is_empty()) else { return false };
+    // A folder has a file for each split, whatever it is called.
+    let Some((stem, ending)) = file.split_once('.') else { return false };
+    if name.is_empty()
+        || !ENDINGS.contains(&ending.trim_end_matches(".gz").rsplit('.').next().unwrap_or_default())
+    {
+        return false;
+    }
     let words = |text: &str| -> Vec<String> {
         text.to_ascii_lowercase().split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect()
     };

@@ -8,7 +8,7 @@ use crate::model::{Decoder, ForwardHook, Rotations, TokenBatch};
 /// What the forward pass left for the backward pass.
 pub(super) enum Forward<'b> {
     /// The hidden states, with the tape behind them.
-    Taped(Tensor<2>),
+    Taped(Box<Tensor<2>>),
     /// No tape.
     Layers(Box<Layers<'b>>),
 }
@@ -31,7 +31,7 @@ impl<'b> Forward<'b> {
         gradient_checkpointing: bool,
     ) -> Self {
         if !gradient_checkpointing {
-            return Self::Taped(model.hidden(batch, None, hook));
+            return Self::Taped(Box::new(model.hidden(batch, None, hook)));
         }
         let plain = model.without_tape();
         let rotations = plain.rotations(batch);
@@ -47,7 +47,7 @@ impl<'b> Forward<'b> {
     /// The hidden states, outside any tape.
     pub(super) fn hidden(&self) -> Tensor<2> {
         match self {
-            Self::Taped(hidden) => hidden.clone().inner(),
+            Self::Taped(hidden) => (**hidden).clone().inner(),
             Self::Layers(layers) => layers.hidden.clone(),
         }
     }
@@ -57,7 +57,7 @@ impl<'b> Forward<'b> {
     pub(super) fn backward(self, model: &mut Decoder, grad: Tensor<2>, collect: &mut Collect<'_>) {
         match self {
             Self::Taped(hidden) => {
-                run_back(hidden, grad, model, collect);
+                run_back(*hidden, grad, model, collect);
             }
             Self::Layers(layers) => layers.backward(model, grad, collect),
         }

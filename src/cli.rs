@@ -12,7 +12,7 @@ const RECIPE: &str = "recipe.yaml";
 /// Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a step failed, 2 the
 /// command line or the recipe is wrong, 3 a lock was not free in time, 4 a selection matches no
 /// step, 5 `plan --check` found steps that would run, 6 the cache is damaged, 70 a defect of
-/// evergraft, 130/143 stopped by SIGINT/SIGTERM.
+/// evergraft, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 #[derive(Debug, Parser)]
 #[command(name = "evergraft", version, after_help = "Example:\n  evergraft run recipes/quickstart.yaml")]
 pub struct Cli {

@@ -47,7 +47,10 @@ pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
             }
             match damage.len() {
                 0 => Ok(()),
-                n => Err(Error::Integrity(format!("{n} results are damaged; the next run makes them anew"))),
+                n => {
+                    let damaged = count(n, "damaged result");
+                    Err(Error::Integrity(format!("{damaged}; the next run makes what is damaged anew")))
+                }
             }
         }
         CacheCommand::Clean { lock_timeout, checkpoints } => {

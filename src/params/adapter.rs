@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     common::{Problem, below_one},
+    module_pattern,
     pattern_map::PatternMap,
 };
 
@@ -191,16 +192,17 @@ pub const LINEAR_MODULES: [&str; 14] = [
     "w3",
 ];
 
-/// Why a text cannot stand for linear layers, and what to write instead.
-fn wrong_target(targets: &TargetModules) -> Option<(String, String)> {
+/// Why a text cannot stand for linear layers, and what to write instead where that is known.
+fn wrong_target(targets: &TargetModules) -> Option<(String, Option<String>)> {
     match targets {
         TargetModules::Pattern(text) if text == "all-linear" => None,
         TargetModules::Pattern(text) => {
             let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            plain.then(|| {
+            if plain {
                 let message = format!("`{text}` is a regular expression here, and matches no whole path");
-                (message, format!("for the layers of that name write [{text}]"))
-            })
+                return Some((message, Some(format!("for the layers of that name write [{text}]"))));
+            }
+            module_pattern::whole_path(text).err().map(|message| (message, None))
         }
         TargetModules::Names(names) => names.iter().find_map(|name| {
             let module = name.rsplit('.').next().unwrap_or(name);
@@ -211,7 +213,7 @@ fn wrong_target(targets: &TargetModules) -> Option<(String, String)> {
                     Some(known) => format!("did you mean `{known}`?"),
                     None => format!("one of: {}", LINEAR_MODULES.join(", ")),
                 };
-                (format!("`{name}` is a linear layer of no known architecture"), hint)
+                (format!("`{name}` is a linear layer of no known architecture"), Some(hint))
             })
         }),
     }
@@ -259,7 +261,15 @@ impl AdapterParams {
             ("exclude_modules", self.exclude_modules.as_ref()),
         ] {
             if let Some((message, hint)) = targets.and_then(wrong_target) {
-                problem(field, message, Some(&hint));
+                problem(field, message, hint.as_deref());
+            }
+        }
+        for (field, patterns) in [
+            ("rank_pattern", module_pattern::path_ends(self.rank_pattern.patterns())),
+            ("alpha_pattern", module_pattern::path_ends(self.alpha_pattern.patterns())),
+        ] {
+            if let Err(message) = patterns {
+                problem(field, message, None);
             }
         }
         if self.layers_to_transform.as_ref().is_some_and(Vec::is_empty) {

@@ -36,7 +36,7 @@ pub struct DatasetParams {
     pub format: DatasetFormat,
     /// Rows to keep, e.g. `train[:1000]`, `[:1000]`, `[100:200]`, `[-50:]`, `[:10%]`. A split
     /// name selects `<split>.json[l][.gz]` of a folder source, or the split of an `hf://` dataset
-    /// (`train` unless given).
+    /// (`train` unless given); in a single file it selects nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
     /// Source field for each canonical field, e.g. `{instruction: question, output: answer}`.
@@ -104,6 +104,32 @@ pub enum DatasetFormat {
     Text,
 }
 
+/// Words that file names use for each split.
+const SPLIT_WORDS: [&[&str]; 3] = [&["train"], &["test"], &["validation", "valid", "val", "dev"]];
+
+/// Endings of files with rows.
+const ENDINGS: [&str; 5] = ["json", "jsonl", "csv", "txt", "parquet"];
+
+/// Whether a data file is called after another split than `name`, and not after `name`.
+fn is_of_another_split(file: &str, name: &str) -> bool {
+    // A folder has a file for each split, whatever it is called.
+    let Some((stem, ending)) = file.split_once('.') else { return false };
+    if name.is_empty()
+        || !ENDINGS.contains(&ending.trim_end_matches(".gz").rsplit('.').next().unwrap_or_default())
+    {
+        return false;
+    }
+    let words = |text: &str| -> Vec<String> {
+        text.to_ascii_lowercase().split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect()
+    };
+    let (in_file, asked) = (words(stem), words(name));
+    let splits =
+        |words: &[String]| SPLIT_WORDS.map(|split| split.iter().any(|word| words.iter().any(|w| w == word)));
+    let (found, wanted) = (splits(&in_file), splits(&asked));
+    let shared = (0..3).any(|i| found[i] && wanted[i]) || asked.iter().any(|word| in_file.contains(word));
+    found.contains(&true) && !shared
+}
+
 impl StepParams for DatasetParams {
     const KIND: &'static str = "dataset";
     const VERSION: u32 = 1;
@@ -131,6 +157,7 @@ impl StepParams for DatasetParams {
         let on_hub = |(_, file): (&str, &SourceFile)| {
             matches!(file.0.to_str().and_then(Address::accepted), Some(Address::Hub(_)))
         };
+        problems.extend(self.other_split());
         if self.subset.is_some() && !self.files().into_iter().any(on_hub) {
             problems.push(Problem::new("subset", "is only for `hf://` sources"));
         }
@@ -139,6 +166,25 @@ impl StepParams for DatasetParams {
 }
 
 impl DatasetParams {
+    /// A split's name selects nothing in a single file; one that is called after another split is
+    /// not the file that was meant.
+    fn other_split(&self) -> Option<Problem> {
+        let name = self.split.as_ref()?.parse::<Split>().ok()?.name;
+        let files = self.files().into_iter().filter_map(|(_, file)| match file.0.to_str() {
+            Some(text) if matches!(Address::accepted(text), Some(Address::Hub(_))) => None,
+            Some(text) => text.split(['?', '#']).next()?.rsplit('/').next(),
+            None => None,
+        });
+        let inside = match &self.source {
+            Sources::Step(file) => file.path.rsplit('/').next(),
+            _ => None,
+        };
+        let file = files.chain(inside).find(|file| is_of_another_split(file, &name))?;
+        let message = format!("`{name}` selects nothing in a single file, and this one is called `{file}`");
+        let hint = format!("name the file that holds `{name}`, or give rows alone, as `[:1000]`");
+        Some(Problem::new("split", message).hint(hint))
+    }
+
     fn unknown_fields(&self) -> Vec<Problem> {
         let known: &[&str] = match self.format {
             DatasetFormat::Text => &["text"],

@@ -15,6 +15,7 @@ mod eval;
 mod import;
 mod kind;
 mod merge;
+pub(crate) mod module_pattern;
 mod optimizer;
 mod pattern_map;
 mod rate_schedule;

@@ -17,6 +17,11 @@ impl<V> PatternMap<V> {
         self.0.is_empty()
     }
 
+    /// The patterns alone.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &String> + Clone {
+        self.0.iter().map(|(pattern, _)| pattern)
+    }
+
     /// Patterns and their values.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &V)> {
         self.0.iter().map(|(pattern, value)| (pattern, value))

@@ -89,8 +89,10 @@ fn check_held_out(
     let mut problems = Vec::new();
     if let Some(share) = validation_split {
         if !(share > 0.0 && share < 1.0) {
-            problems
-                .push(Problem::new("validation_split", format!("must lie between 0 and 1, found {share}")));
+            problems.push(
+                Problem::new("validation_split", format!("must lie above 0 and below 1, found {share}"))
+                    .hint("leave it out to hold out nothing"),
+            );
         }
         if eval_tokens.is_some() {
             problems.push(

@@ -8,7 +8,7 @@ use super::{
     targets::{PEFT_PREFIX, Targets, path},
 };
 use crate::{
-    error::{excerpt, hinted},
+    error::{count, excerpt, hinted},
     model::{Decoder, Linear, LowRank, to_f32},
     params::TargetModules,
     rng,
@@ -21,8 +21,9 @@ pub type ReadWeight<'a> = dyn Fn(&str, &[usize]) -> anyhow::Result<Vec<f32>> + '
 /// Kaiming-uniform with a = √5), B zero, so that the first forward pass equals the base's.
 ///
 /// # Errors
-/// When a target module does not exist.
+/// When a target module or a layer of `layers_to_transform` does not exist.
 pub(super) fn attach_new(model: &mut Decoder, config: &AdapterConfig, seed: u64) -> anyhow::Result<()> {
+    check_layers(model, &config.targets()?)?;
     attach(model, config, &mut |module| {
         let (d_in, d_out) = module.linear.features();
         let mut random = rng::stream(seed, "lora_A", &[module.layer as u64, module.place as u64]);
@@ -127,6 +128,20 @@ fn attach(
     Ok(())
 }
 
+fn check_layers(model: &Decoder, targets: &Targets) -> anyhow::Result<()> {
+    let layers = model.layers.len();
+    match targets.layer_beyond(layers) {
+        None => Ok(()),
+        Some(layer) => Err(hinted(
+            format!(
+                "`layers_to_transform` names layer {layer}, but this model has {}",
+                count(layers, "layer")
+            ),
+            format!("layers are counted from 0, so the last one is {}", layers.saturating_sub(1)),
+        )),
+    }
+}
+
 fn check_targets(model: &mut Decoder, targets: &Targets) -> anyhow::Result<()> {
     let mut paths = Vec::new();
     let mut names = Vec::new();
@@ -148,6 +163,7 @@ fn check_targets(model: &mut Decoder, targets: &Targets) -> anyhow::Result<()> {
         ));
     }
     if !any {
+        check_layers(model, targets)?;
         return Err(hinted("the adapter targets no linear layer of this model", hint));
     }
     Ok(())

@@ -2,18 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, anyhow, ensure};
-use regex::{Regex, RegexBuilder, RegexSet};
+use anyhow::{Context as _, Error, ensure};
+use regex::{Regex, RegexSet};
 
-use crate::{
-    error::excerpt,
-    params::{PatternMap, TargetModules},
-};
+use crate::params::{PatternMap, TargetModules, module_pattern};
 
 /// More names than any model has linear layers; each is compared with each layer.
 const MAX_NAMES: usize = 10_000;
-/// Longest pattern, and longest sum of patterns: parsing takes memory in proportion.
-const MAX_PATTERN: usize = 1 << 18;
 
 /// The chosen linear layers.
 #[derive(Debug, Clone)]
@@ -54,6 +49,11 @@ impl Targets {
             && !self.exclude.as_ref().is_some_and(|exclude| exclude.matches(&path))
     }
 
+    /// The first listed layer that a model of `layers` layers does not have.
+    pub(super) fn layer_beyond(&self, layers: usize) -> Option<usize> {
+        self.layers.as_ref()?.range(layers..).next().copied()
+    }
+
     /// The listed names that stand for no linear layer of the model.
     pub(super) fn unknown<'t>(&'t self, paths: &[String]) -> Vec<&'t str> {
         let Matcher::Names(names) = &self.modules else { return Vec::new() };
@@ -76,11 +76,7 @@ impl Matcher {
         Ok(match modules {
             TargetModules::Pattern(text) if text == "all-linear" => Self::All,
             TargetModules::Pattern(text) => {
-                check_length(text.len())?;
-                check_alone(text)?;
-                Self::Pattern(Box::new(
-                    Regex::new(&format!("^(?:{text})$")).map_err(|why| not_read(text, &why))?,
-                ))
+                Self::Pattern(Box::new(module_pattern::whole_path(text).map_err(Error::msg)?))
             }
             TargetModules::Names(names) => {
                 ensure!(names.len() <= MAX_NAMES, "{} names are above the limit of {MAX_NAMES}", names.len());
@@ -98,42 +94,10 @@ impl Matcher {
     }
 }
 
-fn not_read(pattern: &str, why: &regex::Error) -> anyhow::Error {
-    let (pattern, why) = (excerpt(pattern), explain(why));
-    anyhow!("`{pattern}` is not a regular expression that is understood: {why}")
-}
-
-/// The library's message without the pattern, which may be long.
-fn explain(error: &regex::Error) -> String {
-    match error {
-        regex::Error::Syntax(text) => {
-            text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
-        }
-        regex::Error::CompiledTooBig(limit) => format!("it takes more than {limit} bytes when compiled"),
-        other => other.to_string(),
-    }
-}
-
-/// What is no expression by itself may close the group that is put around it.
-fn check_alone(pattern: &str) -> anyhow::Result<()> {
-    // Syntax is checked before size.
-    match RegexBuilder::new(pattern).size_limit(0).build() {
-        Err(why @ regex::Error::Syntax(_)) => Err(not_read(pattern, &why)),
-        _ => Ok(()),
-    }
-}
-
-fn check_length(length: usize) -> anyhow::Result<()> {
-    ensure!(length <= MAX_PATTERN, "patterns of {length} bytes are above the limit of {MAX_PATTERN}");
-    Ok(())
-}
-
 /// What PEFT puts before the name of a module of the base.
 pub(super) const PEFT_PREFIX: &str = "base_model.model.";
 
 /// Values for modules whose paths end in a pattern, as in PEFT's `rank_pattern`.
-///
-/// One set, since the limit on a compiled expression then holds for all of them together.
 #[derive(Debug, Clone)]
 pub(super) struct Patterns<V> {
     set: RegexSet,
@@ -144,11 +108,7 @@ impl<V: Copy> Patterns<V> {
     /// # Errors
     /// When a pattern is no regular expression, or they are too long together.
     pub(super) fn new(patterns: &PatternMap<V>) -> anyhow::Result<Self> {
-        let texts = || patterns.iter().map(|(pattern, _)| pattern);
-        check_length(texts().map(String::len).sum())?;
-        texts().try_for_each(|pattern| check_alone(pattern))?;
-        let set = RegexSet::new(texts().map(|pattern| format!(r"^(?:.*\.)?(?:{pattern})$")))
-            .map_err(|why| anyhow!("the patterns cannot be read together: {}", explain(&why)))?;
+        let set = module_pattern::path_ends(patterns.patterns()).map_err(Error::msg)?;
         Ok(Self { set, values: patterns.iter().map(|(_, value)| *value).collect() })
     }
 

@@ -6,7 +6,7 @@ use super::{
     tree::{Data, Entry, Node},
     yaml,
 };
-use crate::diagnostic::{Diagnostic, suggest};
+use crate::diagnostic::{Diagnostic, closest, suggest};
 
 /// Applies one argument to the merged recipe.
 pub(crate) fn apply(root: &mut Node, sources: &mut Sources, argument: &str) -> Result<(), Diagnostic> {
@@ -43,6 +43,14 @@ fn may_add(path: &[(&str, Span)]) -> bool {
     }
 }
 
+/// The keys of a parameter are the recipe's own; that they are no list of what is legal must be said.
+fn only_what_is_there<'k>(path: &str, keys: impl Iterator<Item = &'k str>) -> String {
+    let keys = keys.collect::<Vec<_>>().join(", ");
+    format!(
+        "`--set` changes what the recipe holds, and its `{path}` holds: {keys}; write a new key into the recipe"
+    )
+}
+
 fn put(root: &mut Node, segments: &[(&str, Span)], value: Node, sources: &Sources) -> Result<(), Diagnostic> {
     let mut node = root;
     for (at, (name, span)) in segments.iter().enumerate() {
@@ -62,7 +70,12 @@ fn put(root: &mut Node, segments: &[(&str, Span)], value: Node, sources: &Source
                             path => format!("`{path}` has no key `{name}`"),
                         };
                         let known = entries.iter().map(|entry| entry.key.as_str());
-                        return Err(sources.at(*span, what).maybe_hint(suggest(name, known)));
+                        let hint =
+                            match before.starts_with("params.") && closest(name, known.clone()).is_none() {
+                                true => Some(only_what_is_there(&before, known)),
+                                false => suggest(name, known),
+                            };
+                        return Err(sources.at(*span, what).maybe_hint(hint));
                     }
                     let value = Node::new(Data::Null, *span);
                     entries.push(Entry { key: (*name).to_owned(), key_span: *span, value });

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     data::{IGNORED_LABEL, Row, TokenSet, prompt::prompt},
     digest::Digest,
-    error::hinted,
+    error::{count, hinted},
     model::{Chat, Tokenizer},
     params::{PromptTemplate, TokenizeParams},
 };
@@ -48,6 +48,13 @@ pub(crate) fn run(params: &TokenizeParams, ctx: &StepContext) -> anyhow::Result<
         ctx.progress.update(encoded.len() as u64, "");
     }
     let truncated = encoded.iter().filter(|row| row.truncated).count();
+    if truncated > 0 {
+        ctx.warn(format_args!(
+            "{truncated} of {} are longer than {} tokens and were cut; raise `max_seq_length` to keep them whole",
+            count(rows.len(), "row"),
+            params.max_seq_length
+        ));
+    }
     let set = if params.prompt == PromptTemplate::Text {
         windows(&encoded, params.max_seq_length)
     } else {

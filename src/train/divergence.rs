@@ -38,6 +38,8 @@ pub(super) struct Pulse {
 pub(super) struct Break<'a> {
     /// The step that broke.
     pub(super) update: &'a Update,
+    /// A weight of the base that was not finite before training.
+    pub(super) broken_base: Option<String>,
     /// A parameter that was not finite before the step.
     pub(super) broken_weight: Option<String>,
     /// A parameter whose gradient is not finite.
@@ -82,6 +84,16 @@ impl Pulse {
     /// The error that ends the run: what broke first, what was in force, what to try.
     pub(super) fn diagnosis(&self, broken: &Break, params: &OptimizerParams, kept: &str) -> anyhow::Error {
         let update = broken.update;
+        if let Some(name) = &broken.broken_base {
+            return hinted(
+                format!(
+                    "the loss is {} in step {}: the base is damaged, its weight `{name}` holds a number that is \
+                     not finite",
+                    update.loss, update.step
+                ),
+                "get or make the base anew; no setting of the training mends it",
+            );
+        }
         let mut text = format!("training diverged in step {}: ", update.step);
         let _ = match (&broken.broken_weight, &broken.broken_gradient) {
             (Some(name), _) => {
@@ -208,7 +220,7 @@ mod tests {
         pulse.saw(&update(1, 2.0), true);
         let nan = update(2, f64::NAN);
         let say = |broken_weight, broken_gradient, update| {
-            let broken = Break { update, broken_weight, broken_gradient };
+            let broken = Break { update, broken_base: None, broken_weight, broken_gradient };
             pulse.diagnosis(&broken, &OptimizerParams::default(), "nothing is kept")
         };
         let text = say(Some("w".to_owned()), None, &nan).to_string();

@@ -94,9 +94,15 @@ pub(super) fn set_values(params: Vec<ParamMut<'_>>, values: &Tensors) {
 
 /// The first of some tensors that holds a number that is not finite.
 pub(super) fn first_broken(tensors: &Tensors) -> Option<String> {
-    let broken = |tensor: &Tensor<2>| {
-        let data = tensor.to_data().convert::<f32>();
-        !data.iter::<f32>().all(f32::is_finite)
-    };
-    tensors.iter().find(|(_, tensor)| broken(tensor)).map(|(name, _)| name.clone())
+    tensors.iter().find(|(_, tensor)| is_broken(tensor)).map(|(name, _)| name.clone())
+}
+
+/// The first of some parameters that does.
+pub(super) fn first_broken_param(params: Vec<ParamMut<'_>>) -> Option<String> {
+    params.into_iter().find(|param| is_broken(&param.value())).map(|param| param.name)
+}
+
+fn is_broken(tensor: &Tensor<2>) -> bool {
+    let data = tensor.to_data().convert::<f32>();
+    !data.iter::<f32>().all(f32::is_finite)
 }

@@ -107,7 +107,8 @@ impl Trainer<'_> {
                 let kept = checkpoints.as_ref().map_or_else(String::new, Checkpoints::describe);
                 let broken = Break {
                     update: &update,
-                    broken_weight: state::first_broken(&state::values(self.trainable(model))),
+                    broken_base: self.broken_base(model, update.step),
+                    broken_weight: state::first_broken_param(self.trainable(model)),
                     broken_gradient: state::first_broken(&gradients),
                 };
                 return Err(state.pulse.diagnosis(&broken, self.params, &kept));
@@ -163,6 +164,20 @@ impl Trainer<'_> {
 
     fn ran_out_of_patience(&self, state: &State) -> bool {
         self.params.early_stopping_patience.is_some_and(|patience| state.best.waited >= patience)
+    }
+
+    /// A weight that was not finite before anything was trained.
+    fn broken_base(&self, model: &mut Decoder, step: usize) -> Option<String> {
+        let everything = matches!(self.subject, Subject::Everything);
+        let mut trained = Vec::new();
+        for (index, layer) in model.layers.iter_mut().enumerate() {
+            let biases = layer.linears().filter(|linear| linear.trained_bias_name().is_some());
+            trained.extend(biases.map(|linear| format!("model.layers.{index}.{}.bias", linear.name)));
+        }
+        let mut params = model.params();
+        // Before the first update nothing trained has changed.
+        params.retain(|param| step == 1 || !everything && !trained.contains(&param.name));
+        state::first_broken_param(params)
     }
 
     fn finish(&self, model: &mut Decoder, state: State, course: &Course, watch: &mut dyn Watch) -> Finished {

@@ -289,7 +289,7 @@ fn what_an_adapter_asks_for_is_never_ignored() {
         ("target_modules", json!(["q_proj", "lm_head"]), "lm_head"),
         ("target_modules", json!("(?<=a)b"), "regular expression"),
         ("use_dora", json!(true), "lora_magnitude_vector"),
-        ("layers_to_transform", json!([7]), "targets no linear layer"),
+        ("layers_to_transform", json!([7]), "names layer 7"),
     ] {
         let mut config: serde_json::Value = serde_json::from_str(&original).unwrap();
         config[field] = value.clone();

@@ -173,6 +173,20 @@ fn damaged_models_are_told_and_leave_nothing() {
 }
 
 #[test]
+fn rows_that_were_cut_are_warned_of() {
+    let space = Space::new(
+        "version: 1\nname: cut\nsteps:\n  old: { uses: base, with: { source: base } }\n  \
+         rows: { uses: dataset, with: { source: a.txt, format: text } }\n  \
+         tokens: { uses: tokenize, with: { base: \"${{ steps.old }}\", dataset: \"${{ steps.rows }}\", \
+         prompt: document, max_seq_length: 4 } }\n",
+    );
+    copy_of_old(&space);
+    space.write("a.txt", "a\n\none two three four five six\n");
+    let ran = space.expect(0, &["run"]);
+    assert!(ran.stderr.contains("1 of 2 rows are longer than 4 tokens and were cut"), "{}", ran.stderr);
+}
+
+#[test]
 fn rows_without_their_field_are_named() {
     let space = Space::new(
         "version: 1\nname: bad\nsteps:\n  rows: { uses: dataset, with: { source: a.jsonl, format: alpaca } }\n",

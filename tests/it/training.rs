@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use evergraft::{
     data::TokenSet,
     model::Decoder,
-    params::{OptimizerParams, RateSchedule, RateShape, TransPeftParams},
+    params::{AdapterParams, OptimizerParams, RateSchedule, RateShape, TransPeftParams},
     peft::Adapter,
     train::{Evaluation, Finished, Subject, Trainer, Update, Watch, hold_out},
 };
@@ -92,12 +92,21 @@ impl Case {
         }
     }
 
-    fn run(&self, folder: Option<&Path>, onlooker: &mut Onlooker) -> anyhow::Result<(Decoder, Finished)> {
+    fn model(&self) -> Decoder {
         let mut model = tiny::decoder(2, &Device::flex().autodiff());
         if let Subject::Adapter { .. } = self.subject {
             let targets = ["q_proj", "v_proj", "up_proj", "down_proj"];
             Adapter::new(&adapter(&targets)).attach_new(&mut model, 5).unwrap();
         }
+        model
+    }
+
+    fn train(
+        &self,
+        model: &mut Decoder,
+        folder: Option<&Path>,
+        onlooker: &mut Onlooker,
+    ) -> anyhow::Result<Finished> {
         let trainer = Trainer {
             tokens: &self.tokens,
             held_out: self.held_out.as_ref(),
@@ -106,7 +115,12 @@ impl Case {
             seed: 5,
             checkpoints: folder,
         };
-        let finished = trainer.run(&mut model, onlooker)?;
+        trainer.run(model, onlooker)
+    }
+
+    fn run(&self, folder: Option<&Path>, onlooker: &mut Onlooker) -> anyhow::Result<(Decoder, Finished)> {
+        let mut model = self.model();
+        let finished = self.train(&mut model, folder, onlooker)?;
         Ok((model, finished))
     }
 
@@ -420,6 +434,32 @@ fn with_both_rates_zero_a_schedule_changes_nothing() {
     let constant = plain(RateSchedule::default());
     assert_eq!(plain(adaptive()), constant);
     assert_eq!(plain(RateSchedule { shape: RateShape::Cosine, ..RateSchedule::default() }), constant);
+}
+
+/// Training settings are not blamed for what the base brought along.
+#[test]
+fn a_damaged_base_is_named() {
+    let name = "model.layers.1.mlp.up_proj.weight";
+    for subject in [Case::adapter(RateSchedule::default()).subject, Subject::Everything] {
+        let case = Case { subject, ..Case::adapter(RateSchedule::default()) };
+        let mut model = case.model();
+        let mut broken = model.params().into_iter().find(|param| param.name == name).unwrap();
+        broken.set(Tensor::from_inner(broken.value().mul_scalar(f32::NAN)));
+        let error = case.train(&mut model, None, &mut Onlooker::default()).err().unwrap();
+        let text = error.to_string();
+        assert!(text.contains(&format!("the base is damaged, its weight `{name}` holds")), "{text}");
+        assert!(!evergraft::error::hint_of(&error).unwrap().contains("learning_rate"));
+    }
+}
+
+#[test]
+fn a_layer_that_the_model_lacks_is_named() {
+    let mut model = tiny::decoder(2, &Device::flex());
+    for layers in [vec![1, 9], vec![9]] {
+        let params = AdapterParams { layers_to_transform: Some(layers), ..adapter(&["q_proj"]) };
+        let error = Adapter::new(&params).attach_new(&mut model, 5).unwrap_err();
+        assert_eq!(error.to_string(), "`layers_to_transform` names layer 9, but this model has 2 layers");
+    }
 }
 
 #[test]

@@ -1,25 +1,40 @@
-//! The rows that a training measures and does not learn from.
-
-use std::borrow::Cow;
+//! The rows that a training learns from, and those that it only measures.
 
 use serde_json::{Value, json};
 
 use super::StepContext;
-use crate::{data::TokenSet, params::ArtifactRef, train::hold_out};
+use crate::{data::TokenSet, model::Decoder, params::ArtifactRef, train::hold_out};
 
-/// The rows to train on and those to measure.
-pub(crate) fn rows<'t>(
-    ctx: &StepContext,
-    tokens: &'t TokenSet,
-    eval_tokens: Option<&ArtifactRef>,
-    validation_split: Option<f64>,
-) -> anyhow::Result<(Cow<'t, TokenSet>, Option<TokenSet>)> {
-    if let Some(share) = validation_split {
-        let (train, held_out) = hold_out(tokens, share)?;
-        return Ok((Cow::Owned(train), Some(held_out)));
+/// The rows of a training.
+pub(crate) struct Rows {
+    /// To learn from.
+    pub(crate) train: TokenSet,
+    /// To measure.
+    pub(crate) held_out: Option<TokenSet>,
+}
+
+impl Rows {
+    /// Reads the rows and checks that the model takes them.
+    pub(crate) fn open(
+        ctx: &StepContext,
+        model: &Decoder,
+        tokens: &ArtifactRef,
+        eval_tokens: Option<&ArtifactRef>,
+        validation_split: Option<f64>,
+    ) -> anyhow::Result<Self> {
+        let open = |input: &ArtifactRef| -> anyhow::Result<TokenSet> {
+            let rows = TokenSet::open(&ctx.input(input)?.path)?;
+            rows.check_vocabulary(model.config.vocab_size)?;
+            rows.check_length(model.max_positions())?;
+            Ok(rows)
+        };
+        let rows = open(tokens)?;
+        if let Some(share) = validation_split {
+            let (train, held_out) = hold_out(&rows, share)?;
+            return Ok(Self { train, held_out: Some(held_out) });
+        }
+        Ok(Self { train: rows, held_out: eval_tokens.map(open).transpose()? })
     }
-    let held_out = eval_tokens.map(|input| TokenSet::open(&ctx.input(input)?.path)).transpose()?;
-    Ok((Cow::Borrowed(tokens), held_out))
 }
 
 /// Adds what was held out to a lineage.

@@ -2,9 +2,8 @@
 
 use serde_json::json;
 
-use super::{StepContext, held_out, metrics, model_input::load_base, onlooker::Onlooker};
+use super::{StepContext, held_out, held_out::Rows, metrics, model_input::load_base, onlooker::Onlooker};
 use crate::{
-    data::TokenSet,
     device,
     model::{TOKENIZER_FILE_NAMES, TensorWeights, write_model},
     params::PretrainParams,
@@ -13,17 +12,12 @@ use crate::{
 
 pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<()> {
     let base = ctx.input(&params.base)?;
-    let tokens = TokenSet::open(&ctx.input(&params.tokens)?.path)?;
     let (mut model, _) = load_base(&base.path, &device::resolve(params.device)?.autodiff(), params.dtype)?;
-    let (rows, held_out) =
-        held_out::rows(ctx, &tokens, params.eval_tokens.as_ref(), params.validation_split)?;
-    for rows in held_out.iter().chain([&tokens]) {
-        rows.check_vocabulary(model.config.vocab_size)?;
-        rows.check_length(model.max_positions())?;
-    }
+    let (eval_tokens, split) = (params.eval_tokens.as_ref(), params.validation_split);
+    let rows = Rows::open(ctx, &model, &params.tokens, eval_tokens, split)?;
     let trainer = Trainer {
-        tokens: &rows,
-        held_out: held_out.as_ref(),
+        tokens: &rows.train,
+        held_out: rows.held_out.as_ref(),
         params: &params.optimizer,
         subject: Subject::Everything,
         seed: params.seed,
@@ -41,7 +35,7 @@ pub(crate) fn run(params: &PretrainParams, ctx: &StepContext) -> anyhow::Result<
         "tokens_digest": ctx.input(&params.tokens)?.digest,
         "seed": params.seed,
     });
-    held_out::add_to_lineage(&mut lineage, ctx, params.eval_tokens.as_ref(), params.validation_split)?;
+    held_out::add_to_lineage(&mut lineage, ctx, eval_tokens, split)?;
     ctx.write_json("evergraft.json", &lineage)?;
     metrics::write(ctx, &finished)
 }

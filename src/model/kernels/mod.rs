@@ -137,19 +137,26 @@ pub(crate) fn softmax_error(log_p: Tensor<2>, targets: Vec<usize>, denominator: 
     Tensor::from_dispatch(<Dispatch as Scores>::softmax_error(log_p.into_dispatch(), targets, denominator))
 }
 
-/// What Burn's run-time dispatch chooses the device and autodiff for.
+/// What Burn's run-time dispatch chooses the device and autodiff for. A device's own operations are
+/// its forward passes.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Autodiff)]
-pub(crate) trait Fused: Backend {
+pub(crate) trait Fused: Passes {
     fn attention(
         queries: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
         rows: Segments,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        Self::attention_forward([queries, keys, values], &rows)
+    }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::swiglu_forward([gate, up])
+    }
 
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::linear_forward(x, weight)
+    }
 
     fn adapted_linear(
         x: FloatTensor<Self>,
@@ -158,92 +165,47 @@ pub(crate) trait Fused: Backend {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f32,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        let [output, _] = Self::adapted_forward([x, dropped, weight, a, b], scale);
+        output
+    }
 
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        Self::rms_norm_forward(x, weight, eps)
+    }
 
     fn rotate(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
         turn: Turn,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        Self::turned(x, [cos, sin], turn)
+    }
 }
 
 /// The same, of what is never differentiated.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"))]
-pub(crate) trait Scores: Backend {
-    fn log_softmax_of(logits: FloatTensor<Self>) -> FloatTensor<Self>;
+pub(crate) trait Scores: Passes {
+    fn log_softmax_of(logits: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::log_probabilities(logits)
+    }
 
-    fn softmax_error(log_p: FloatTensor<Self>, targets: Vec<usize>, denominator: f32) -> FloatTensor<Self>;
+    fn softmax_error(log_p: FloatTensor<Self>, targets: Vec<usize>, denominator: f32) -> FloatTensor<Self> {
+        Self::probability_error(log_p, &targets, denominator)
+    }
 }
 
-/// A device's own operations are the forward passes.
-macro_rules! fused {
-    ($backend:ty) => {
-        impl Fused for $backend {
-            fn attention(
-                queries: FloatTensor<Self>,
-                keys: FloatTensor<Self>,
-                values: FloatTensor<Self>,
-                rows: Segments,
-            ) -> FloatTensor<Self> {
-                Self::attention_forward([queries, keys, values], &rows)
-            }
-
-            fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-                Self::swiglu_forward([gate, up])
-            }
-
-            fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-                Self::linear_forward(x, weight)
-            }
-
-            fn adapted_linear(
-                x: FloatTensor<Self>,
-                dropped: FloatTensor<Self>,
-                weight: FloatTensor<Self>,
-                a: FloatTensor<Self>,
-                b: FloatTensor<Self>,
-                scale: f32,
-            ) -> FloatTensor<Self> {
-                let [output, _] = Self::adapted_forward([x, dropped, weight, a, b], scale);
-                output
-            }
-
-            fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-                Self::rms_norm_forward(x, weight, eps)
-            }
-
-            fn rotate(
-                x: FloatTensor<Self>,
-                cos: FloatTensor<Self>,
-                sin: FloatTensor<Self>,
-                turn: Turn,
-            ) -> FloatTensor<Self> {
-                Self::turned(x, [cos, sin], turn)
-            }
-        }
-
-        impl Scores for $backend {
-            fn log_softmax_of(logits: FloatTensor<Self>) -> FloatTensor<Self> {
-                Self::log_probabilities(logits)
-            }
-
-            fn softmax_error(
-                log_p: FloatTensor<Self>,
-                targets: Vec<usize>,
-                denominator: f32,
-            ) -> FloatTensor<Self> {
-                Self::probability_error(log_p, &targets, denominator)
-            }
-        }
-    };
-}
-
-fused!(Flex);
+impl Fused for Flex {}
+impl Scores for Flex {}
 #[cfg(feature = "libtorch")]
-fused!(burn::backend::LibTorch);
+impl Fused for burn::backend::LibTorch {}
+#[cfg(feature = "libtorch")]
+impl Scores for burn::backend::LibTorch {}
+
+// The forwarding that is generated for these two asks for the passes, and never calls them.
+impl Passes for Dispatch {}
+impl<B: Backend, C: CheckpointStrategy> Passes for Autodiff<B, C> {}
 
 /// From an output's gradient to those of the inputs, in the order of the nodes; an input that
 /// wants none may get none.
@@ -291,7 +253,7 @@ fn record<B: Backend, C: CheckpointStrategy, const N: usize>(
     }
 }
 
-impl<B: Fused + Passes, C: CheckpointStrategy> Fused for Autodiff<B, C> {
+impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
     fn attention(
         queries: FloatTensor<Self>,
         keys: FloatTensor<Self>,

@@ -141,6 +141,10 @@ impl WeightSource for SafetensorsWeights {
         self.find(name).map(|(_, info)| info.shape.clone())
     }
 
+    fn stored_dtype(&self, name: &str) -> Option<Dtype> {
+        self.read(name).ok().map(|(_, stored, _)| stored)
+    }
+
     fn load(&self, name: &str) -> anyhow::Result<Vec<f32>> {
         let (slice, stored, _) = self.read(name)?;
         Ok(convert(slice.as_ref(), stored, |value| value))

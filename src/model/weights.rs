@@ -22,6 +22,11 @@ pub trait WeightSource: Send + Sync {
     /// When there is no such tensor or its bytes cannot be read.
     fn load(&self, name: &str) -> anyhow::Result<Vec<f32>>;
 
+    /// The number format that a tensor is held in, if it is not made on demand.
+    fn stored_dtype(&self, _name: &str) -> Option<Dtype> {
+        None
+    }
+
     /// A tensor in a number format. Sources that hold it so already share it instead of copying.
     ///
     /// # Errors

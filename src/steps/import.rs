@@ -8,7 +8,7 @@ use crate::{
     device,
     hub::ModelPart,
     model::{BaseFolder, Decoder, read_json},
-    params::{DeviceName, Dtype, ImportParams},
+    params::{DeviceName, ImportParams},
     peft::{ADAPTER_FILES, Adapter},
 };
 
@@ -31,9 +31,12 @@ fn take(folder: &std::path::Path, base: &super::Input, ctx: &StepContext) -> any
     );
     Adapter::read(folder)?;
     let opened = BaseFolder::open(&base.path)?;
-    // On the CPU the base's weights are only mapped, so that a look at every shape costs little.
+    // On the CPU, and in the format that they are stored in, the base's weights are only mapped: a
+    // look at every shape costs little.
     let device = device::resolve(DeviceName::Flex)?;
-    let mut model = Decoder::load(&opened.config, opened.weights.as_ref(), &device, Dtype::F32)?;
+    let embedding = opened.config.names().embedding;
+    let dtype = opened.weights.stored_dtype(embedding).unwrap_or_default();
+    let mut model = Decoder::load(&opened.config, opened.weights.as_ref(), &device, dtype)?;
     Adapter::load(&mut model, folder)
         .with_context(|| format!("the adapter does not fit the base `{}`", base.node))?;
     ctx.take_over(folder, ADAPTER_FILES)?;

@@ -101,7 +101,7 @@ fn main() -> anyhow::Result<()> {
     let kept =
         1.0 - sum(|update| update.dropped_ffns) as f64 / (steps * base.config.num_hidden_layers) as f64;
     let flop = operations(&base.config, real as f64, labels as f64, kept);
-    let peak = matrix_peak(&device, dtype);
+    let peak = matrix_peak(&device, model.head().dtype());
     let order = Order::new(tokens.rows(), &params, trainer.seed);
     let rows: Vec<Vec<usize>> = (0..=steps).map(|step| order.step(step).concat()).collect();
     println!(
@@ -129,14 +129,9 @@ fn operations(config: &ModelConfig, tokens: f64, labels: f64, kept: f64) -> f64 
 }
 
 /// Operations in a second of one large product on this device.
-fn matrix_peak(device: &Device, dtype: Dtype) -> f64 {
+fn matrix_peak(device: &Device, dtype: DType) -> f64 {
     const SIZE: usize = 1536;
-    let format = match dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::Bf16 => DType::BF16,
-        Dtype::F16 => DType::F16,
-    };
-    let a = Tensor::<2>::ones([SIZE, SIZE], (device, format));
+    let a = Tensor::<2>::ones([SIZE, SIZE], (device, dtype));
     let once = || {
         let start = Instant::now();
         let _ = a.clone().matmul(a.clone()).slice([0..1, 0..1]).into_data();

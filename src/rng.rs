@@ -1,6 +1,11 @@
 //! Randomness as a function: a stream is determined by (seed, purpose, counters) alone, so that
 //! nothing has to be carried or saved and every draw can be repeated on its own.
 
+use rayon::prelude::*;
+
+/// Draws that one thread makes at a time.
+const CHUNK: usize = 1 << 14;
+
 /// A stream of random numbers: splitmix64 over a digest of what it is for.
 #[derive(Debug, Clone)]
 pub struct Rng {
@@ -60,6 +65,25 @@ impl Rng {
                 return (product >> 64) as u64;
             }
         }
+    }
+
+    /// Zeroes each value with probability `rate` and multiplies the others by `keep`, one draw a
+    /// value; gives the number of zeroed ones. Drawn in f32 whatever the model's number format: a
+    /// uniform in bf16 lands on multiples of 1/256 and would shift the rate.
+    pub fn thin_out(&self, values: &mut [f32], rate: f64, keep: f32) -> usize {
+        let rate = rate as f32;
+        let chunks = values.par_chunks_mut(CHUNK).enumerate();
+        let zeroed = chunks.map(|(chunk, values)| {
+            let mut random = self.after((chunk * CHUNK) as u64);
+            let mut kept = 0;
+            for value in values.iter_mut() {
+                let keeps = random.unit_f32() > rate;
+                *value *= if keeps { keep } else { 0.0 };
+                kept += usize::from(keeps);
+            }
+            values.len() - kept
+        });
+        zeroed.sum()
     }
 
     /// Standard normal (Box-Muller).

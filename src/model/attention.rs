@@ -70,8 +70,7 @@ impl Attention {
                 context.swap_dims(1, 2).reshape([batch * seq, width])
             }
             Sight::Rows { lengths, window } => {
-                let dtype = queries.dtype();
-                let flat = |heads: Tensor<4>| to_f32(heads.reshape([batch as i32, -1]));
+                let flat = |heads: Tensor<4>| heads.reshape([batch as i32, -1]);
                 let rows = Segments {
                     lengths: lengths.to_vec(),
                     heads: self.heads,
@@ -82,7 +81,7 @@ impl Attention {
                     window,
                 };
                 let (queries, keys) = (rotation.apply_rows(flat(queries)), rotation.apply_rows(flat(keys)));
-                to_dtype(kernels::attention(queries, keys, flat(values), rows), dtype)
+                kernels::attention(queries, keys, flat(values), rows)
             }
         };
         self.o_proj.forward(context, self.layer, hook)

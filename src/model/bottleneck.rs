@@ -39,7 +39,11 @@ impl Bottleneck {
     /// `[tokens, hidden_size]` in and out.
     pub(super) fn forward(&self, input: Tensor<2>, layer: usize, hook: &dyn ForwardHook) -> Tensor<2> {
         let dtype = input.dtype();
-        let input = hook.adapter_input(Site { layer, module: self.name }, to_f32(input));
+        let input = to_f32(input);
+        let input = match hook.adapter_dropout(Site { layer, module: self.name }) {
+            Some(dropout) => dropout.apply(input),
+            None => input,
+        };
         let low = input.matmul(self.down.clone().transpose()) + self.down_bias.clone().unsqueeze();
         let low = match self.non_linearity {
             NonLinearity::Relu => relu(low),

@@ -2,11 +2,7 @@
 
 use burn::tensor::{Tensor, activation::gelu_approximate};
 
-use super::{
-    Activation, ForwardHook, Linear,
-    cast::{to_dtype, to_f32},
-    kernels,
-};
+use super::{Activation, ForwardHook, Linear, kernels};
 
 /// `down(hook(act(gate(x)) * up(x)))`. Burn's fused SwiGLU cannot serve: Trans-PEFT masks the
 /// product before the down projection.
@@ -45,10 +41,7 @@ impl FeedForward {
             }
         };
         let product = match self.activation {
-            Activation::Silu => {
-                let dtype = gate.dtype();
-                to_dtype(kernels::swiglu(to_f32(gate), to_f32(up)), dtype)
-            }
+            Activation::Silu => kernels::swiglu(gate, up),
             Activation::GeluTanh => gelu_approximate(gate) * up,
         };
         self.down_proj.forward(hook.ffn_product(self.layer, product), self.layer, hook)

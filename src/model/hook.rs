@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+use super::Dropout;
+
 /// A linear layer's place in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Site {
@@ -27,17 +29,9 @@ pub trait ForwardHook {
         product
     }
 
-    /// Whether [`Self::adapter_input`] changes anything.
-    fn drops_adapter_input(&self) -> bool {
-        false
-    }
-
-    /// The input of an adapter's first matrix (LoRA dropout).
-    ///
-    /// # Shapes
-    /// `[tokens, in_features]` in and out.
-    fn adapter_input(&self, _site: Site, input: Tensor<2>) -> Tensor<2> {
-        input
+    /// What is dropped of the input of an adapter's first matrix (LoRA dropout).
+    fn adapter_dropout(&self, _site: Site) -> Option<Dropout> {
+        None
     }
 }
 

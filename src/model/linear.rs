@@ -1,6 +1,6 @@
 //! A linear layer that may carry a low-rank update.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use super::{
     ForwardHook, ParamMut, Site,
@@ -60,19 +60,19 @@ impl LowRank {
         }
     }
 
-    /// What the adapter adds to the layer's output. `plain` is that output without its bias; only
-    /// DoRA needs it.
-    fn update(
+    /// What DoRA adds to the layer's output. `plain` is that output without its bias; `dropped`
+    /// the input after dropout, where there is any. All in f32.
+    fn dora_update(
         &self,
         linear: &Linear,
-        plain: Option<Tensor<2>>,
+        magnitude: &Tensor<1>,
+        plain: Tensor<2>,
         input: Tensor<2>,
         dropped: Option<Tensor<2>>,
     ) -> Tensor<2> {
         let into = dropped.clone().unwrap_or(input);
         let low = into.matmul(self.a.clone().transpose()).matmul(self.b.clone().transpose());
         let update = low.mul_scalar(self.scale);
-        let (Some(magnitude), Some(plain)) = (&self.magnitude, plain) else { return update };
         let norm = self.fixed_norm.clone().unwrap_or_else(|| self.norm(&linear.weight));
         let ratio: Tensor<2> = (magnitude.clone() / norm).unsqueeze();
         // As in PEFT, dropout also reaches the base's share of the update.
@@ -99,36 +99,21 @@ impl Linear {
     /// # Shapes
     /// `[tokens, in_features]` to `[tokens, out_features]`.
     pub fn forward(&self, input: Tensor<2>, layer: usize, hook: &dyn ForwardHook) -> Tensor<2> {
-        if self.weight.dtype() == DType::F32
-            && let Some(lora) = self.lora.as_ref().filter(|lora| lora.magnitude.is_none())
-        {
-            let site = Site { layer, module: self.module() };
-            let dropped = match hook.drops_adapter_input() {
-                true => hook.adapter_input(site, input.clone()),
-                false => input.clone(),
-            };
-            let pair = [lora.a.clone(), lora.b.clone()];
-            let output =
-                kernels::adapted_linear([input, dropped], self.weight.clone(), pair, lora.scale as f32);
-            return self.biased(output);
-        }
-        let mut output = match self.weight.dtype() {
-            DType::F32 => kernels::linear(input.clone(), self.weight.clone()),
-            _ => input.clone().matmul(self.weight.clone().transpose()),
+        let Some(lora) = &self.lora else {
+            return self.biased(kernels::linear(input, self.weight.clone()));
         };
-        let with_dora = self.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some());
-        let plain = with_dora.then(|| output.clone());
-        output = self.biased(output);
-        match &self.lora {
-            None => output,
-            Some(lora) => {
-                let site = Site { layer, module: self.module() };
-                // Adapters are f32 whatever the base, as PEFT keeps them.
-                let (dtype, input) = (output.dtype(), to_f32(input));
-                let dropped = hook.drops_adapter_input().then(|| hook.adapter_input(site, input.clone()));
-                output + to_dtype(lora.update(self, plain.map(to_f32), input, dropped), dtype)
-            }
-        }
+        let dropout = hook.adapter_dropout(Site { layer, module: self.module() });
+        let Some(magnitude) = &lora.magnitude else {
+            let [weight, a, b] = [&self.weight, &lora.a, &lora.b].map(Clone::clone);
+            return self.biased(kernels::adapted_linear(input, weight, [a, b], lora.scale as f32, dropout));
+        };
+        // Adapters are f32 whatever the base, as PEFT keeps them.
+        let dropped = dropout.map(|dropout| dropout.apply(to_f32(input.clone())));
+        let plain = kernels::linear(input.clone(), self.weight.clone());
+        let update = lora.dora_update(self, magnitude, to_f32(plain.clone()), to_f32(input), dropped);
+        let output = self.biased(plain);
+        let dtype = output.dtype();
+        output + to_dtype(update, dtype)
     }
 
     fn biased(&self, output: Tensor<2>) -> Tensor<2> {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::{ModelConfig, RopePairs, RopeScaling, cast::to_f32, kernels};
+use super::{ModelConfig, RopePairs, RopeScaling, kernels};
 
 /// Cosines and sines for the positions of one forward pass.
 #[derive(Debug, Clone)]
@@ -66,10 +66,10 @@ impl Rotation {
     /// Rotates queries or keys of a batch that is `[tokens, 1]`.
     ///
     /// # Shapes
-    /// `[tokens, heads * head_dim]` in and out, in f32.
+    /// `[tokens, heads * head_dim]` in and out.
     pub(super) fn apply_rows(&self, x: Tensor<2>) -> Tensor<2> {
         let [tokens, _, _, half] = self.cos.dims();
-        let angles = [&self.cos, &self.sin].map(|angles| to_f32(angles.clone()).reshape([tokens, half]));
+        let angles = [&self.cos, &self.sin].map(|angles| angles.clone().reshape([tokens, half]));
         kernels::rotate(x, angles, self.pairs == RopePairs::Interleaved)
     }
 

@@ -115,7 +115,7 @@ fn check_held_out(
 
 impl StepParams for TrainParams {
     const KIND: &'static str = "train";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const NOT_IN_KEY: &'static [&'static str] = OptimizerParams::NOT_IN_KEY;
     const ABOUT: &'static str = "Train an adapter on a frozen base, with Trans-PEFT's pc and pi.";
 

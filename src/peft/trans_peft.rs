@@ -6,16 +6,11 @@
 use std::cell::Cell;
 
 use burn::tensor::{Tensor, TensorData};
-use rayon::prelude::*;
-
 use crate::{
-    model::{ForwardHook, Site, to_dtype},
+    model::{Dropout, ForwardHook, Site, to_dtype},
     params::{MaskKind, TransPeftParams},
     rng,
 };
-
-/// Draws that one thread makes at a time.
-const CHUNK: usize = 1 << 14;
 
 /// The interventions of one training forward pass.
 #[derive(Debug, Clone)]
@@ -66,30 +61,12 @@ impl TransPeft {
         self.masked.get()
     }
 
-    /// `keep` where the draw is above `rate`, else 0. Drawn in f32 whatever the model's dtype: a
-    /// uniform in bf16 lands on multiples of 1/256 and would shift the rate.
-    fn bernoulli(&self, purpose: &str, place: &[u64], shape: [usize; 2], rate: f64, keep: f32) -> TensorData {
-        let random = rng::stream(self.seed, purpose, place);
-        let rate = rate as f32;
-        let mut values = vec![0.0; shape[0] * shape[1]];
-        let zeroed: usize = values
-            .par_chunks_mut(CHUNK)
-            .enumerate()
-            .map(|(chunk, values)| {
-                let mut random = random.after((chunk * CHUNK) as u64);
-                let mut zeroed = 0;
-                for value in values {
-                    let kept = random.unit_f32() > rate;
-                    *value = if kept { keep } else { 0.0 };
-                    zeroed += usize::from(!kept);
-                }
-                zeroed
-            })
-            .sum();
-        if purpose == "pi" {
-            let [before, all] = self.masked.get();
-            self.masked.set([before + zeroed as u64, all + values.len() as u64]);
-        }
+    /// Ones, and zeros with probability pi.
+    fn mask(&self, place: &[u64], shape: [usize; 2]) -> TensorData {
+        let mut values = vec![1.0; shape[0] * shape[1]];
+        let zeroed = rng::stream(self.seed, "pi", place).thin_out(&mut values, self.pi, 1.0);
+        let [before, all] = self.masked.get();
+        self.masked.set([before + zeroed as u64, all + values.len() as u64]);
         TensorData::new(values, shape)
     }
 }
@@ -108,32 +85,18 @@ impl ForwardHook for TransPeft {
         let ([step, micro_batch], layer) = (self.place, layer as u64);
         let (dtype, device) = (product.dtype(), product.device());
         let mask = match self.mask {
-            MaskKind::Element => {
-                self.bernoulli("pi", &[step, micro_batch, layer], [tokens, inner], self.pi, 1.0)
-            }
+            MaskKind::Element => self.mask(&[step, micro_batch, layer], [tokens, inner]),
             // One pattern for the whole optimizer step.
-            MaskKind::Neuron => self.bernoulli("pi", &[step, layer], [1, inner], self.pi, 1.0),
+            MaskKind::Neuron => self.mask(&[step, layer], [1, inner]),
         };
         // Ones and zeros are exact in every number format.
         product * to_dtype(Tensor::from_data(mask, &device), dtype)
     }
 
-    fn drops_adapter_input(&self) -> bool {
-        self.dropout > 0.0
-    }
-
-    /// Ordinary inverted dropout.
-    fn adapter_input(&self, site: Site, input: Tensor<2>) -> Tensor<2> {
-        if self.dropout == 0.0 {
-            return input;
-        }
-        let keep = (1.0 / (1.0 - self.dropout)) as f32;
+    fn adapter_dropout(&self, site: Site) -> Option<Dropout> {
         let purpose = format!("lora_dropout.{}", site.module);
-        let shape = input.dims();
         let [step, micro_batch] = self.place;
-        let place = [step, micro_batch, site.layer as u64];
-        let mask = self.bernoulli(&purpose, &place, shape, self.dropout, keep);
-        let device = input.device();
-        input * Tensor::from_data(mask, &device)
+        let stream = || rng::stream(self.seed, &purpose, &[step, micro_batch, site.layer as u64]);
+        (self.dropout > 0.0).then(|| Dropout::new(stream(), self.dropout))
     }
 }

@@ -8,6 +8,8 @@
 
 mod attention;
 mod exp;
+#[cfg(feature = "libtorch")]
+mod libtorch;
 mod linear;
 mod matmul;
 mod norm;
@@ -35,6 +37,8 @@ use burn::{
     tensor::Tensor,
 };
 use passes::Passes;
+
+use super::Dropout;
 
 /// Rows of tokens one after another, without padding, and how attention sees them.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,11 +68,20 @@ pub(crate) struct Turn {
     pub back: bool,
 }
 
+/// How an adapter's pair works on its layer.
+#[derive(Debug, Clone)]
+pub(crate) struct Update {
+    /// Factor of what the pair adds.
+    pub scale: f32,
+    /// Of the pair's input.
+    pub dropout: Option<Dropout>,
+}
+
 /// Causal attention inside each row.
 ///
 /// # Shapes
 /// `queries` is `[tokens, heads * head_dim]`, `keys` and `values` are `[tokens, kv_heads *
-/// head_dim]`, all in f32; the result has the shape of the queries.
+/// head_dim]`, in one number format; the result is like the queries.
 pub(super) fn attention(queries: Tensor<2>, keys: Tensor<2>, values: Tensor<2>, rows: Segments) -> Tensor<2> {
     let [queries, keys, values] = [queries, keys, values].map(Tensor::into_dispatch);
     Tensor::from_dispatch(<Dispatch as Fused>::attention(queries, keys, values, rows))
@@ -77,7 +90,7 @@ pub(super) fn attention(queries: Tensor<2>, keys: Tensor<2>, values: Tensor<2>, 
 /// `silu(gate) * up`.
 ///
 /// # Shapes
-/// `[tokens, features]`, all three, in f32.
+/// `[tokens, features]`, all three, in one number format.
 pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Fused>::swiglu(gate.into_dispatch(), up.into_dispatch()))
 }
@@ -85,23 +98,26 @@ pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 /// `x W^T`.
 ///
 /// # Shapes
-/// `x` is `[tokens, in]`, `weight` `[out, in]`, in f32.
+/// `x` is `[tokens, in]`, `weight` `[out, in]`, in one number format.
 pub(super) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Fused>::linear(x.into_dispatch(), weight.into_dispatch()))
 }
 
-/// `x W^T + scale * (dropped A^T) B^T`, the weight being frozen.
+/// `x W^T + scale * (dropout(x) A^T) B^T`, the weight being frozen.
 ///
 /// # Shapes
-/// `x` and `dropped` are `[tokens, in]`, `weight` `[out, in]`, `a` `[r, in]`, `b` `[out, r]`, in f32.
+/// `x` is `[tokens, in]`, `weight` `[out, in]`, `a` `[r, in]`, `b` `[out, r]`. `x` and the weight
+/// have one number format, A and B may have another.
 pub(super) fn adapted_linear(
-    [x, dropped]: [Tensor<2>; 2],
+    x: Tensor<2>,
     weight: Tensor<2>,
     [a, b]: [Tensor<2>; 2],
     scale: f32,
+    dropout: Option<Dropout>,
 ) -> Tensor<2> {
-    let [x, dropped, weight, a, b] = [x, dropped, weight, a, b].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(<Dispatch as Fused>::adapted_linear(x, dropped, weight, a, b, scale))
+    let [x, weight, a, b] = [x, weight, a, b].map(Tensor::into_dispatch);
+    let update = Update { scale, dropout };
+    Tensor::from_dispatch(<Dispatch as Fused>::adapted_linear(x, weight, a, b, update))
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over each row.
@@ -115,7 +131,8 @@ pub(super) fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
 /// Each pair of features of each head turned by its token's angle.
 ///
 /// # Shapes
-/// `x` is `[tokens, heads * head_dim]`, the angles' cosines and sines `[tokens, head_dim / 2]`, in f32.
+/// `x` is `[tokens, heads * head_dim]`, the angles' cosines and sines `[tokens, head_dim / 2]`, in one
+/// number format.
 pub(super) fn rotate(x: Tensor<2>, [cos, sin]: [Tensor<2>; 2], interleaved: bool) -> Tensor<2> {
     let [x, cos, sin] = [x, cos, sin].map(Tensor::into_dispatch);
     Tensor::from_dispatch(<Dispatch as Fused>::rotate(x, cos, sin, Turn { interleaved, back: false }))
@@ -160,13 +177,12 @@ pub(crate) trait Fused: Passes {
 
     fn adapted_linear(
         x: FloatTensor<Self>,
-        dropped: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        scale: f32,
+        update: Update,
     ) -> FloatTensor<Self> {
-        let [output, _] = Self::adapted_forward([x, dropped, weight, a, b], scale);
+        let [output, _] = Self::adapted_forward([x, weight, a, b], &update);
         output
     }
 
@@ -290,20 +306,19 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
 
     fn adapted_linear(
         x: FloatTensor<Self>,
-        dropped: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        scale: f32,
+        update: Update,
     ) -> FloatTensor<Self> {
         debug_assert!(!weight.is_tracked(), "an adapted weight is frozen");
-        let nodes = [x.node(), dropped.node(), a.node(), b.node()];
-        let [x, dropped, weight, a, b] = [x, dropped, weight, a, b].map(|tensor| tensor.into_primitive());
-        let inputs = [x, dropped.clone(), weight.clone(), a.clone(), b.clone()];
-        let [output, low] = B::adapted_forward(inputs, scale);
-        record::<B, C, 4>(nodes, output, move |grad| {
-            let [dropped, low, weight, a, b] = [&dropped, &low, &weight, &a, &b].map(Clone::clone);
-            B::adapted_backward([grad, dropped, low, weight, a, b], scale).map(Some)
+        let nodes = [x.node(), a.node(), b.node()];
+        let [x, weight, a, b] = [x, weight, a, b].map(|tensor| tensor.into_primitive());
+        let inputs = [x.clone(), weight.clone(), a.clone(), b.clone()];
+        let [output, low] = B::adapted_forward(inputs, &update);
+        record::<B, C, 3>(nodes, output, move |grad| {
+            let [x, low, weight, a, b] = [&x, &low, &weight, &a, &b].map(Clone::clone);
+            B::adapted_backward([grad, x, low, weight, a, b], &update).map(Some)
         })
     }
 

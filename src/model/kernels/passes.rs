@@ -2,12 +2,12 @@
 //! operations elsewhere.
 
 use burn::{
-    backend::{Backend, Flex, tensor::FloatTensor},
-    tensor::TensorData,
+    backend::{Backend, Flex, ops::FloatTensorOps as _, tensor::FloatTensor},
+    tensor::{DType, TensorData},
 };
 use burn_flex::FlexTensor;
 
-use super::{Segments, Turn, attention, linear, norm, portable, rotate, softmax, swiglu};
+use super::{Segments, Turn, Update, attention, linear, norm, portable, rotate, softmax, swiglu};
 
 /// Shapes are those of the functions of the same names in the parent module.
 pub(crate) trait Passes: Backend {
@@ -41,14 +41,14 @@ pub(crate) trait Passes: Backend {
     }
 
     /// The output, and the dropped input's product with A.
-    fn adapted_forward(inputs: [FloatTensor<Self>; 5], scale: f32) -> [FloatTensor<Self>; 2] {
-        portable::adapted_forward::<Self>(inputs, scale)
+    fn adapted_forward(inputs: [FloatTensor<Self>; 4], update: &Update) -> [FloatTensor<Self>; 2] {
+        portable::adapted_forward::<Self>(inputs, update)
     }
 
-    /// Gradients of the input (of the base's share), of the dropped input, of A and of B, from the
-    /// output's gradient, the dropped input, its product with A, the weight, A and B.
-    fn adapted_backward(inputs: [FloatTensor<Self>; 6], scale: f32) -> [FloatTensor<Self>; 4] {
-        portable::adapted_backward::<Self>(inputs, scale)
+    /// Gradients of the input, of A and of B, from the output's gradient, the input, the dropped
+    /// input's product with A, the weight, A and B.
+    fn adapted_backward(inputs: [FloatTensor<Self>; 6], update: &Update) -> [FloatTensor<Self>; 3] {
+        portable::adapted_backward::<Self>(inputs, update)
     }
 
     fn rms_norm_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
@@ -78,21 +78,27 @@ pub(crate) trait Passes: Backend {
     }
 }
 
-#[cfg(feature = "libtorch")]
-impl Passes for burn::backend::LibTorch {}
+fn cast(tensor: FlexTensor, dtype: DType) -> FlexTensor {
+    match tensor.dtype() == dtype {
+        true => tensor,
+        false => Flex::float_cast(tensor, dtype.into()),
+    }
+}
 
-/// Runs a kernel over the values of dense tensors.
+/// Runs a kernel over the values of dense tensors. Kernels compute in f32; the results are in the
+/// first tensor's format.
 fn on_values<const N: usize, const M: usize>(
     tensors: [FlexTensor; N],
     shapes: [[usize; 2]; M],
     kernel: impl FnOnce([&[f32]; N]) -> [Vec<f32>; M],
 ) -> [FlexTensor; M] {
-    let dense = tensors.map(|tensor| tensor.to_contiguous());
+    let dtype = tensors[0].dtype();
+    let dense = tensors.map(|tensor| cast(tensor.to_contiguous(), DType::F32));
     let values = dense.each_ref().map(|tensor| tensor.as_slice::<f32>().expect("a dense tensor of f32"));
     let mut shapes = shapes.into_iter();
     kernel(values).map(|values| {
         let shape = shapes.next().expect("as many shapes as results");
-        FlexTensor::from_data(TensorData::new(values, shape))
+        cast(FlexTensor::from_data(TensorData::new(values, shape)), dtype)
     })
 }
 
@@ -131,6 +137,9 @@ impl Passes for Flex {
     }
 
     fn linear_forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        if weight.dtype() != DType::F32 {
+            return Self::float_matmul(x, Self::float_transpose(weight));
+        }
         let sizes = sizes(shape_of(&x)[0], &weight, 0);
         let [y] =
             on_values([x, weight], [[sizes.tokens, sizes.out]], |[x, w]| [linear::forward(sizes, x, w)]);
@@ -138,24 +147,33 @@ impl Passes for Flex {
     }
 
     fn linear_backward(weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
+        if weight.dtype() != DType::F32 {
+            return Self::float_matmul(grad, weight);
+        }
         let sizes = sizes(shape_of(&grad)[0], &weight, 0);
         let shape = [sizes.tokens, sizes.into];
         let [x_grad] = on_values([grad, weight], [shape], |[grad, w]| [linear::backward(sizes, grad, w)]);
         x_grad
     }
 
-    fn adapted_forward(inputs: [FlexTensor; 5], scale: f32) -> [FlexTensor; 2] {
-        let [x, _, weight, a, _] = &inputs;
+    fn adapted_forward(inputs: [FlexTensor; 4], update: &Update) -> [FlexTensor; 2] {
+        let [x, weight, a, _] = &inputs;
+        if weight.dtype() != DType::F32 {
+            return portable::adapted_forward::<Self>(inputs, update);
+        }
         let sizes = sizes(shape_of(x)[0], weight, shape_of(a)[0]);
         let shapes = [[sizes.tokens, sizes.out], [sizes.tokens, sizes.rank]];
-        on_values(inputs, shapes, |values| linear::forward_adapted(sizes, scale, values))
+        on_values(inputs, shapes, |values| linear::forward_adapted(sizes, update, values))
     }
 
-    fn adapted_backward(inputs: [FlexTensor; 6], scale: f32) -> [FlexTensor; 4] {
-        let [grad, dropped, _, weight, a, b] = &inputs;
+    fn adapted_backward(inputs: [FlexTensor; 6], update: &Update) -> [FlexTensor; 3] {
+        let [grad, x, _, weight, a, b] = &inputs;
+        if weight.dtype() != DType::F32 {
+            return portable::adapted_backward::<Self>(inputs, update);
+        }
         let sizes = sizes(shape_of(grad)[0], weight, shape_of(a)[0]);
-        let shapes = [dropped, dropped, a, b].map(shape_of);
-        on_values(inputs, shapes, |values| linear::backward_adapted(sizes, scale, values))
+        let shapes = [x, a, b].map(shape_of);
+        on_values(inputs, shapes, |values| linear::backward_adapted(sizes, update, values))
     }
 
     fn rms_norm_forward(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use burn::{
     backend::{Backend, TensorMetadata as _, tensor::FloatTensor},
-    tensor::{IndexingUpdateOp, Shape, Slice, TensorData},
+    tensor::{DType, IndexingUpdateOp, Shape, Slice, TensorData},
 };
 
-use super::{Segments, Turn};
+use super::{Segments, Turn, Update};
 
 /// Added to scores that must not be seen; far below any score, yet finite.
 const HIDDEN: f32 = -1e9;
@@ -166,25 +166,42 @@ pub(super) fn swiglu_backward<B: Backend>(
     [gate_grad, B::float_mul(grad, silu)]
 }
 
+fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    if tensor.dtype() == dtype { tensor } else { B::float_cast(tensor, dtype.into()) }
+}
+
+/// Some of the values dropped, as the update says.
+fn dropped<B: Backend>(x: FloatTensor<B>, update: &Update) -> FloatTensor<B> {
+    let Some(dropout) = &update.dropout else { return x };
+    let (shape, device) = (x.shape(), x.device());
+    let factors = TensorData::new(dropout.factors(shape.num_elements()), shape);
+    let factors = cast::<B>(B::float_from_data(factors, &device), x.dtype());
+    B::float_mul(x, factors)
+}
+
+/// The adapter's products are made in its own number format, the base's in the base's.
 pub(super) fn adapted_forward<B: Backend>(
-    [x, dropped, weight, a, b]: [FloatTensor<B>; 5],
-    scale: f32,
+    [x, weight, a, b]: [FloatTensor<B>; 4],
+    update: &Update,
 ) -> [FloatTensor<B>; 2] {
-    let low = B::float_matmul(dropped, B::float_transpose(a));
-    let update = B::float_mul_scalar(B::float_matmul(low.clone(), B::float_transpose(b)), scale.into());
-    [B::float_add(B::float_matmul(x, B::float_transpose(weight)), update), low]
+    let (base, adapter) = (x.dtype(), a.dtype());
+    let into = dropped::<B>(cast::<B>(x.clone(), adapter), update);
+    let low = B::float_matmul(into, B::float_transpose(a));
+    let added = B::float_mul_scalar(B::float_matmul(low.clone(), B::float_transpose(b)), update.scale.into());
+    [B::float_add(B::float_matmul(x, B::float_transpose(weight)), cast::<B>(added, base)), low]
 }
 
 pub(super) fn adapted_backward<B: Backend>(
-    [grad, dropped, low, weight, a, b]: [FloatTensor<B>; 6],
-    scale: f32,
-) -> [FloatTensor<B>; 4] {
-    let scaled = B::float_mul_scalar(grad.clone(), scale.into());
+    [grad, x, low, weight, a, b]: [FloatTensor<B>; 6],
+    update: &Update,
+) -> [FloatTensor<B>; 3] {
+    let (base, adapter) = (x.dtype(), a.dtype());
+    let scaled = B::float_mul_scalar(cast::<B>(grad.clone(), adapter), update.scale.into());
     let low_grad = B::float_matmul(scaled.clone(), b);
+    let into_grad = dropped::<B>(B::float_matmul(low_grad.clone(), a), update);
     [
-        B::float_matmul(grad, weight),
-        B::float_matmul(low_grad.clone(), a),
-        B::float_matmul(B::float_transpose(low_grad), dropped),
+        B::float_add(B::float_matmul(grad, weight), cast::<B>(into_grad, base)),
+        B::float_matmul(B::float_transpose(low_grad), dropped::<B>(cast::<B>(x, adapter), update)),
         B::float_matmul(B::float_transpose(scaled), low),
     ]
 }

@@ -4,7 +4,7 @@
 use burn::{
     backend::Flex,
     tensor::{
-        Device, Int, Tensor, TensorData,
+        DType, Device, Int, Tensor, TensorData,
         activation::{self, silu, softmax},
     },
 };
@@ -154,29 +154,57 @@ fn linear() {
 #[test]
 fn adapted_linear() {
     let weight = |like: &Tensor<2>| Tensor::<2>::from_data(data(50, [30, 20]), &like.device());
-    let shapes = [[37, 20], [37, 20], [4, 20], [30, 4]];
-    let ours = |[x, dropped, a, b]: [Tensor<2>; 4]| {
-        super::adapted_linear([x.clone(), dropped], weight(&x), [a, b], 0.7)
-    };
-    let formula = |[x, dropped, a, b]: [Tensor<2>; 4]| {
-        let base = x.clone().matmul(weight(&x).transpose());
-        base + dropped.matmul(a.transpose()).matmul(b.transpose()) * 0.7
-    };
-    let plain = agree("adapted linear", shapes, ours, formula);
-    // One input for both, as without dropout: its gradients add up.
     let shapes = [[37, 20], [4, 20], [30, 4]];
-    let ours =
-        |[x, a, b]: [Tensor<2>; 3]| super::adapted_linear([x.clone(), x.clone()], weight(&x), [a, b], 0.7);
-    agree("adapted linear of one input", shapes, ours, |[x, a, b]| formula([x.clone(), x, a, b]));
+    for dropout in [None, Some(Dropout::new(crate::rng::stream(1, "dropout", &[]), 0.3))] {
+        let ours = |[x, a, b]: [Tensor<2>; 3]| {
+            super::adapted_linear(x.clone(), weight(&x), [a, b], 0.7, dropout.clone())
+        };
+        let formula = |[x, a, b]: [Tensor<2>; 3]| {
+            let into = match &dropout {
+                Some(dropout) => dropout.apply(x.clone()),
+                None => x.clone(),
+            };
+            let base = x.clone().matmul(weight(&x).transpose());
+            base + into.matmul(a.transpose()).matmul(b.transpose()) * 0.7
+        };
+        let plain = agree("adapted linear", shapes, ours, formula);
 
-    let [x, dropped, a, b] = [flex(1, [37, 20]), flex(2, [37, 20]), flex(3, [4, 20]), flex(4, [30, 4])];
-    let weight = flex(50, [30, 20]);
-    let inputs = [x, dropped.clone(), weight.clone(), a.clone(), b.clone()];
-    let [out, low] = portable::adapted_forward::<Flex>(inputs, 0.7);
-    close("portable adapted linear", &read(out), &plain.0);
-    let inputs = [flex(100, [37, 30]), dropped, low, weight, a, b];
-    for (ours, plain) in portable::adapted_backward::<Flex>(inputs, 0.7).into_iter().zip(&plain.1) {
-        close("portable adapted linear, gradient", &read(ours), plain);
+        let update = Update { scale: 0.7, dropout: dropout.clone() };
+        let [x, a, b, weight] = [flex(1, [37, 20]), flex(2, [4, 20]), flex(3, [30, 4]), flex(50, [30, 20])];
+        let inputs = [x.clone(), weight.clone(), a.clone(), b.clone()];
+        let [out, low] = portable::adapted_forward::<Flex>(inputs, &update);
+        close("portable adapted linear", &read(out), &plain.0);
+        let inputs = [flex(100, [37, 30]), x, low, weight, a, b];
+        for (ours, plain) in portable::adapted_backward::<Flex>(inputs, &update).into_iter().zip(&plain.1) {
+            close("portable adapted linear, gradient", &read(ours), plain);
+        }
+    }
+}
+
+/// A base in bf16 under an adapter in f32: as in f32, but for the rounding of what is in bf16.
+#[test]
+fn adapted_linear_of_a_bf16_base() {
+    let dropout = Some(Dropout::new(crate::rng::stream(1, "dropout", &[]), 0.3));
+    let f = |dtype: DType| {
+        let dropout = dropout.clone();
+        move |[x, a, b]: [Tensor<2>; 3]| {
+            let weight = Tensor::<2>::from_data(data(50, [30, 20]), &x.device());
+            let (x, weight) = (x.cast(dtype), weight.cast(dtype));
+            super::adapted_linear(x, weight, [a, b], 0.7, dropout.clone()).cast(DType::F32)
+        }
+    };
+    for name in device::present() {
+        let device = device::resolve(name).unwrap().autodiff();
+        let shapes = [[37, 20], [4, 20], [30, 4]];
+        let in_f32 = passes(&device, shapes, &f(DType::F32));
+        let in_bf16 = passes(&device, shapes, &f(DType::BF16));
+        let pairs = [(&in_f32.0, &in_bf16.0)].into_iter().chain(in_f32.1.iter().zip(&in_bf16.1));
+        for (exact, rounded) in pairs {
+            let scale = exact.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+            let furthest = exact.iter().zip(rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(furthest < 0.02 * scale, "{name}: {furthest} of {scale}");
+            assert!(furthest > 0.0, "{name}: nothing was rounded");
+        }
     }
 }
 

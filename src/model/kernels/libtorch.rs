@@ -1,0 +1,150 @@
+//! The passes in LibTorch's own fused operations, on whatever device it runs.
+
+use burn::backend::LibTorch;
+use burn_tch::TchTensor;
+use tch::{Kind, Tensor};
+
+use super::{Segments, Update, passes::Passes, portable};
+
+impl Passes for LibTorch {
+    fn attention_forward(inputs: [TchTensor; 3], rows: &Segments) -> TchTensor {
+        if rows.softcap.is_some() {
+            return portable::attention_forward::<Self>(inputs, rows);
+        }
+        TchTensor::new(Rows::new(rows).attend(inputs.map(|input| input.tensor)))
+    }
+
+    /// The fused kernel's own gradient, after its forward pass once more: nothing but the inputs
+    /// was kept.
+    fn attention_backward(inputs: [TchTensor; 3], grad: TchTensor, rows: &Segments) -> [TchTensor; 3] {
+        if rows.softcap.is_some() {
+            return portable::attention_backward::<Self>(inputs, grad, rows);
+        }
+        let leaves = inputs.map(|input| input.tensor.detach().set_requires_grad(true));
+        let product = tch::with_grad(|| {
+            let output = Rows::new(rows).attend(leaves.each_ref().map(Tensor::shallow_clone));
+            (output * grad.tensor).sum(Kind::Float)
+        });
+        let mut grads = Tensor::run_backward(&[product], &leaves, false, false).into_iter();
+        leaves.map(|_| TchTensor::new(grads.next().expect("a gradient for each input")))
+    }
+
+    fn swiglu_forward([gate, up]: [TchTensor; 2]) -> TchTensor {
+        TchTensor::new(gate.tensor.silu().g_mul_(&up.tensor))
+    }
+
+    fn swiglu_backward([gate, up]: [TchTensor; 2], grad: TchTensor) -> [TchTensor; 2] {
+        let up_grad = gate.tensor.silu().g_mul_(&grad.tensor);
+        let gate_grad = gate.tensor.silu_backward(&(grad.tensor * up.tensor));
+        [gate_grad, up_grad].map(TchTensor::new)
+    }
+
+    fn adapted_forward([x, weight, a, b]: [TchTensor; 4], update: &Update) -> [TchTensor; 2] {
+        let low = dropped(&x.tensor.to_kind(a.tensor.kind()), update).linear(&a.tensor, None::<Tensor>);
+        let mut output = x.tensor.linear(&weight.tensor, None::<Tensor>);
+        let scaled = &low * f64::from(update.scale);
+        let output = match output.kind() == low.kind() {
+            true => output.addmm_(&scaled, &b.tensor.tr()),
+            false => {
+                let added = scaled.linear(&b.tensor, None::<Tensor>);
+                output.g_add_(&added.to_kind(output.kind()))
+            }
+        };
+        [output, low].map(TchTensor::new)
+    }
+
+    fn adapted_backward(
+        [grad, x, low, weight, a, b]: [TchTensor; 6],
+        update: &Update,
+    ) -> [TchTensor; 3] {
+        let (base, adapter) = (x.tensor.kind(), a.tensor.kind());
+        let mut x_grad = grad.tensor.matmul(&weight.tensor);
+        let grad = grad.tensor.to_kind(adapter);
+        let low_grad = grad.matmul(&b.tensor) * f64::from(update.scale);
+        let x_grad = match update.dropout.is_none() && base == adapter {
+            true => x_grad.addmm_(&low_grad, &a.tensor),
+            false => x_grad.g_add_(&dropped(&low_grad.matmul(&a.tensor), update).to_kind(base)),
+        };
+        let a_grad = low_grad.tr().matmul(&dropped(&x.tensor.to_kind(adapter), update));
+        let b_grad = grad.tr().matmul(&low.tensor) * f64::from(update.scale);
+        [x_grad, a_grad, b_grad].map(TchTensor::new)
+    }
+
+    fn probability_error(log_p: TchTensor, targets: &[usize], denominator: f32) -> TchTensor {
+        let targets: Vec<i64> = targets.iter().map(|target| *target as i64).collect();
+        let targets = Tensor::from_slice(&targets).to_device(log_p.tensor.device()).unsqueeze(1);
+        let mut error = log_p.tensor.exp();
+        let one = Tensor::full_like(&targets, -1.0).to_kind(error.kind());
+        let mut error = error.scatter_add_(1, &targets, &one);
+        TchTensor::new(error.g_mul_scalar_(1.0 / f64::from(denominator)))
+    }
+}
+
+/// Some of the values dropped, as the update says.
+fn dropped(x: &Tensor, update: &Update) -> Tensor {
+    let Some(dropout) = &update.dropout else { return x.shallow_clone() };
+    let factors = Tensor::from_slice(&dropout.factors(x.numel())).to_device(x.device());
+    x * factors.view_as(x).to_kind(x.kind())
+}
+
+/// Rows one after another, as the fused kernel wants them: padded on the right to the longest,
+/// where causality alone hides the padding.
+struct Rows<'a> {
+    shape: &'a Segments,
+    lengths: Vec<i64>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(shape: &'a Segments) -> Self {
+        Self { shape, lengths: shape.lengths.iter().map(|length| *length as i64).collect() }
+    }
+
+    fn attend(&self, inputs: [Tensor; 3]) -> Tensor {
+        let Segments { heads, kv_heads, scale, .. } = *self.shape;
+        let [queries, keys, values] = inputs;
+        let [queries, keys, values] =
+            [(queries, heads), (keys, kv_heads), (values, kv_heads)].map(|(x, heads)| self.padded(&x, heads));
+        let window = self.window(&queries);
+        let output = Tensor::scaled_dot_product_attention(
+            &queries,
+            &keys,
+            &values,
+            window.as_ref(),
+            0.0,
+            window.is_none(),
+            f64::from(scale),
+            heads != kv_heads,
+        );
+        self.joined(&output)
+    }
+
+    /// `[tokens, heads * head_dim]` as `[rows, heads, longest, head_dim]`.
+    fn padded(&self, joined: &Tensor, heads: usize) -> Tensor {
+        let heads = joined.view([-1, heads as i64, self.shape.head_dim as i64]);
+        let rows = match self.lengths.len() {
+            1 => heads.unsqueeze(0),
+            _ => Tensor::pad_sequence(&heads.split_with_sizes(&self.lengths, 0), true, 0.0, "right"),
+        };
+        rows.transpose(1, 2)
+    }
+
+    /// The inverse of [`Self::padded`].
+    fn joined(&self, padded: &Tensor) -> Tensor {
+        let rows = padded.transpose(1, 2);
+        let parts: Vec<Tensor> = rows
+            .unbind(0)
+            .iter()
+            .zip(&self.lengths)
+            .map(|(row, length)| row.narrow(0, 0, *length))
+            .collect();
+        Tensor::cat(&parts, 0).flatten(1, 2)
+    }
+
+    /// What each query sees, where it is not everything before it.
+    fn window(&self, queries: &Tensor) -> Option<Tensor> {
+        let longest = self.lengths.iter().copied().max()?;
+        let window = self.shape.window.filter(|window| (*window as i64) < longest)? as i64;
+        let all = Tensor::ones([longest, longest], (Kind::Bool, queries.device()));
+        Some(all.tril(0).logical_and(&all.triu(1 - window)))
+    }
+}

@@ -10,7 +10,9 @@ rounds=${3:-5}; shift $(( $# < 3 ? $# : 3 ))
 out=$(mktemp -d); trap 'rm -rf "$out"' EXIT
 cargo bench -q --no-run --bench train ${FEATURES:+--features "$FEATURES"}
 for _ in $(seq "$rounds"); do
-  cargo bench -q --bench train ${FEATURES:+--features "$FEATURES"} -- "$model" "$rows" "$@" | tail -n 1 >> "$out/ours"
+  # OpenMP's threads wait as the program itself makes them.
+  OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=30000 \
+    cargo bench -q --bench train ${FEATURES:+--features "$FEATURES"} -- "$model" "$rows" "$@" | tail -n 1 >> "$out/ours"
   tail -n 1 "$out/ours" | sed "s/,\"rows\".*/}/"
   "${PYTHON:-python3}" bench/peer_train.py "$model" "$rows" order="$out/ours" "$@" | tail -n 1 | tee -a "$out/peer"
 done

@@ -12,6 +12,8 @@ pub const CI: &str = "CI";
 
 /// How LibTorch's threads wait for each other; `run` sets it to `passive` where it is not set.
 pub const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
+/// How often they look before they sleep; set likewise.
+pub const GOMP_SPINCOUNT: &str = "GOMP_SPINCOUNT";
 
 /// Where the hub is [default: <https://huggingface.co>].
 pub const HF_ENDPOINT: &str = "HF_ENDPOINT";

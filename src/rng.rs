@@ -1,6 +1,7 @@
 //! Randomness as a function: a stream is determined by (seed, purpose, counters) alone, so that
 //! nothing has to be carried or saved and every draw can be repeated on its own.
 
+use pulp::Arch;
 use rayon::prelude::*;
 
 /// Draws that one thread makes at a time.
@@ -30,6 +31,19 @@ pub fn stream(seed: u64, purpose: &str, counters: &[u64]) -> Rng {
 /// What the state grows by with each draw (SplitMix64).
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
+/// What a state gives out.
+#[inline(always)]
+fn mixed(state: u64) -> u64 {
+    let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[inline(always)]
+fn unit_f32(bits: u64) -> f32 {
+    (bits >> 40) as u32 as f32 / (1u32 << 24) as f32
+}
+
 impl Rng {
     /// The same stream, `draws` further on.
     #[must_use]
@@ -40,15 +54,12 @@ impl Rng {
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(STEP);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        mixed(self.state)
     }
 
     /// Uniform in [0, 1), in steps of 2^-24.
     pub fn unit_f32(&mut self) -> f32 {
-        (self.next_u64() >> 40) as f32 / (1u32 << 24) as f32
+        unit_f32(self.next_u64())
     }
 
     /// Uniform in [0, 1), in steps of 2^-53.
@@ -71,17 +82,23 @@ impl Rng {
     /// value; gives the number of zeroed ones. Drawn in f32 whatever the model's number format: a
     /// uniform in bf16 lands on multiples of 1/256 and would shift the rate.
     pub fn thin_out(&self, values: &mut [f32], rate: f64, keep: f32) -> usize {
-        let rate = rate as f32;
+        let (arch, rate) = (Arch::new(), rate as f32);
         let chunks = values.par_chunks_mut(CHUNK).enumerate();
         let zeroed = chunks.map(|(chunk, values)| {
-            let mut random = self.after((chunk * CHUNK) as u64);
-            let mut kept = 0;
-            for value in values.iter_mut() {
-                let keeps = random.unit_f32() > rate;
-                *value *= if keeps { keep } else { 0.0 };
-                kept += usize::from(keeps);
-            }
-            values.len() - kept
+            let first = self.state.wrapping_add(STEP.wrapping_mul((chunk * CHUNK) as u64));
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    let (mut state, mut kept) = (first, 0_u32);
+                    for value in values.iter_mut() {
+                        state = state.wrapping_add(STEP);
+                        let keeps = unit_f32(mixed(state)) > rate;
+                        *value *= if keeps { keep } else { 0.0 };
+                        kept += u32::from(keeps);
+                    }
+                    values.len() - kept as usize
+                },
+            )
         });
         zeroed.sum()
     }

@@ -75,7 +75,8 @@ fn dispatch(cli: &Cli) -> Result<(), Error> {
 
 /// LibTorch's threads spin while they wait for each other. Beside other work, be it another step or
 /// another program, that is many times slower than sleeping (seen: three training steps in 25 s
-/// instead of more than 340 s). The policy is read when the library is loaded, so the program starts anew.
+/// instead of more than 340 s). Alone, sleeping at once costs a sixth of the speed, so they spin a
+/// moment first. Both are read when the library is loaded, so the program starts anew.
 #[cfg(all(feature = "libtorch", unix))]
 fn wait_passively() {
     use std::os::unix::process::CommandExt as _;
@@ -85,7 +86,11 @@ fn wait_passively() {
     if let Ok(program) = std::env::current_exe() {
         let mut again = std::process::Command::new(program);
         // Comes back only where it fails; then the program goes on as it is.
-        let _ = again.args(std::env::args_os().skip(1)).env(env::OMP_WAIT_POLICY, "passive").exec();
+        again.args(std::env::args_os().skip(1)).env(env::OMP_WAIT_POLICY, "passive");
+        if std::env::var_os(env::GOMP_SPINCOUNT).is_none() {
+            again.env(env::GOMP_SPINCOUNT, "30000");
+        }
+        let _ = again.exec();
     }
 }
 

@@ -4,11 +4,11 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
 use crate::{
     data::IGNORED_LABEL,
-    model::{Decoder, log_softmax, softmax_error, to_dtype, to_f32},
+    model::{Decoder, linear, linear_backward, log_softmax, softmax_error, to_dtype, to_f32},
 };
 
 /// Labelled positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
-pub(super) const CHUNK: usize = 512;
+pub(super) const CHUNK: usize = 256;
 
 /// The loss of one micro-batch and its gradients with respect to the network's last two parts.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub fn cross_entropy(
             None => error,
         };
         let error = to_dtype(error, head.dtype());
-        let rows_grad = error.clone().matmul(head.clone());
+        let rows_grad = linear_backward(error.clone(), head.clone());
         loss.hidden_grad.inplace(|all| all.select_assign(0, positions, rows_grad, IndexingUpdateOp::Add));
         if with_head {
             let grad = error.transpose().matmul(rows);
@@ -103,7 +103,7 @@ impl Chunk {
         let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [n]), &device);
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [n, 1]), &device);
         let rows = hidden.clone().select(0, positions.clone());
-        let logits = to_f32(rows.clone().matmul(head.clone().transpose()));
+        let logits = to_f32(linear(rows.clone(), head.clone()));
         let (logits, slope) = match model.config.final_logit_softcapping {
             Some(cap) => {
                 let capped = logits.div_scalar(cap).tanh();

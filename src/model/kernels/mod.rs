@@ -99,8 +99,16 @@ pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 ///
 /// # Shapes
 /// `x` is `[tokens, in]`, `weight` `[out, in]`, in one number format.
-pub(super) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Fused>::linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// The gradient of [`linear`]'s input: `g W`. Not differentiable.
+///
+/// # Shapes
+/// `grad` is `[tokens, out]`, `weight` `[out, in]`, in one number format.
+pub(crate) fn linear_backward(grad: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Scores>::linear_grad(weight.into_dispatch(), grad.into_dispatch()))
 }
 
 /// `x W^T + scale * (dropout(x) A^T) B^T`, the weight being frozen.
@@ -203,6 +211,10 @@ pub(crate) trait Fused: Passes {
 /// The same, of what is never differentiated.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"))]
 pub(crate) trait Scores: Passes {
+    fn linear_grad(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::linear_backward(weight, grad)
+    }
+
     fn log_softmax_of(logits: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::log_probabilities(logits)
     }

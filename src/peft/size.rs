@@ -63,3 +63,27 @@ impl Adapter {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// trans-peft-facts.md 5.2: Qwen2-7B, r 64, on q, k, v and o.
+    #[test]
+    fn qwen2_7b_has_the_papers_count() {
+        let model = json!({
+            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 152_064,
+            "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
+            "num_attention_heads": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 131_072, "rope_theta": 1e6, "tie_word_embeddings": false,
+        });
+        let params = json!({
+            "r": 64, "lora_alpha": 128, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+        });
+        let adapter = Adapter::new(&serde_json::from_value(params).unwrap());
+        let count = adapter.parameter_count(&ModelConfig::from_json(&model).unwrap()).unwrap();
+        assert_eq!(count, 40_370_176);
+    }
+}

@@ -84,6 +84,21 @@ fn drops_have_the_expected_count() {
     }
 }
 
+/// trans-peft-facts.md 5.1: dropped below pc, kept exactly at it.
+#[test]
+fn a_draw_at_the_rate_is_kept() {
+    let first = |pc: f64| {
+        // The stream of draws is a function of seed and place.
+        draw(&rates(pc, 0.0), 3, 1, 1).dropped()[0]
+    };
+    let (mut kept, mut dropped) = (0.0_f64, 1.0_f64);
+    while kept.next_up() < dropped {
+        let middle = (kept + dropped) / 2.0;
+        if first(middle) { dropped = middle } else { kept = middle }
+    }
+    assert_eq!(kept, rng::stream(11, "pc", &[3, 1]).unit_f64(), "the draw itself is still kept");
+}
+
 fn batch(model: &Decoder) -> TokenBatch {
     TokenBatch::right_padded(&[&[1, 2, 3, 4, 5], &[6, 7, 8]], 0, model)
 }

@@ -568,6 +568,7 @@ fn killed_training_goes_on_and_gives_the_same_bytes() {
     let whole = Space::new(&recipe(60, "save_steps: 0"));
     whole.expect(0, &["run"]);
     let whole = artifact(&whole);
+    println!("uninterrupted: {}", whole.file_name().unwrap().to_string_lossy());
     for kills in [1, 2] {
         let space = Space::new(&recipe(60, "save_steps: 4, save_total_limit: 3"));
         let mut at = 0;
@@ -585,6 +586,7 @@ fn killed_training_goes_on_and_gives_the_same_bytes() {
         let resumed: usize = line.split_whitespace().rev().nth(2).unwrap().parse().unwrap();
         assert!(resumed >= at, "{line}, though a checkpoint of step {at} was there");
         let result = artifact(&space);
+        println!("killed {kills} times: {}", result.file_name().unwrap().to_string_lossy());
         assert_eq!(result.file_name(), whole.file_name());
         for name in ["adapter_model.safetensors", "metrics.jsonl", "evergraft.json", "train.json"] {
             let read = |folder: &Path| std::fs::read(folder.join(name)).unwrap();

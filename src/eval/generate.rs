@@ -6,7 +6,7 @@ use std::{collections::VecDeque, ops::ControlFlow};
 use anyhow::{bail, ensure};
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::sampling::Sampling;
+use super::{beams, sampling::Sampling};
 use crate::model::{Decoder, KvCache, TokenBatch, Untouched};
 
 /// Prompt tokens that go through the network together, at least one prompt. Bounds memory, and how
@@ -26,6 +26,8 @@ pub struct GenerateOptions<'a> {
     pub stop: &'a dyn Fn(&[u32]) -> bool,
     /// The most likely token without.
     pub sampling: Option<Sampling>,
+    /// More than one: the best of so many beams, without sampling.
+    pub beams: usize,
 }
 
 impl Default for GenerateOptions<'_> {
@@ -37,6 +39,7 @@ impl Default for GenerateOptions<'_> {
             stop_token_ids: Vec::new(),
             stop: &|_| false,
             sampling: None,
+            beams: 1,
         }
     }
 }
@@ -69,6 +72,10 @@ pub fn generate(
     }
     if prompts.is_empty() {
         return Ok(());
+    }
+    if options.beams > 1 {
+        ensure!(options.sampling.is_none(), "beams are not sampled");
+        return beams::search(model, prompts, options, check, on_done);
     }
     let mut run = Run::new(model, prompts, options);
     check()?;

@@ -1,5 +1,6 @@
 //! Scoring: generation, answer extraction and statistics. Knows models, not recipes or caches.
 
+mod beams;
 mod commonsense;
 mod generate;
 mod gsm8k;

@@ -72,7 +72,7 @@ mod tests {
         let logits: Vec<f32> = [0.1, 0.4, 0.2, 0.3].map(f32::ln).to_vec();
         let all = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 3 };
         let shares = |sampling: Sampling| {
-            let mut counts = [0.0; 4];
+            let mut counts = [0.0_f64; 4];
             (0..20_000)
                 .for_each(|prompt| counts[sampling.draw(&logits, prompt, 0) as usize] += 1.0 / 20_000.0);
             counts

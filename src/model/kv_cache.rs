@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 use super::{
     ModelConfig,
-    kernels::{self, CachedRows, Place},
+    kernels::{self, CachedRows, Copied, Place},
 };
 
 /// Room for some sequences, allocated once. A slot holds the tokens of one of them; it may go on from
@@ -70,6 +70,20 @@ impl KvCache {
         let mut shared = self.slots[from].shared.clone();
         shared.push((from, self.slots[from].own));
         self.slots[slot] = Slot { shared, own: 0 };
+    }
+
+    /// Makes slots hold what others do: `(from, to)`, no slot being both.
+    pub fn copy(&mut self, pairs: &[(usize, usize)]) {
+        let copies: Vec<Copied> =
+            pairs.iter().map(|&(from, to)| Copied { from, to, tokens: self.slots[from].own }).collect();
+        for layer in &mut self.layers {
+            for all in [&mut layer.keys, &mut layer.values] {
+                all.inplace(|all| kernels::copy(all, copies.clone()));
+            }
+        }
+        for &(from, to) in pairs {
+            self.slots[to] = self.slots[from].clone();
+        }
     }
 
     pub(super) fn place(&self, slot: usize) -> Place {

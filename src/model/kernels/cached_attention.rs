@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    CachedRows, Segments,
+    CachedRows, Copied, Segments,
     attention::{softmax, visible},
     matmul::{Threads, View, product_into},
 };
@@ -34,6 +34,16 @@ pub(super) fn append(cache: &mut [f32], capacity: usize, new: &[f32], rows: &Cac
                 let start = head_of(place.slot, kv_head, capacity, shape).start + (place.past + at) * width;
                 cache[start..start + width].copy_from_slice(values);
             }
+        }
+    }
+}
+
+/// `dims` are `[kv_heads, capacity, head_dim]`.
+pub(super) fn copy(cache: &mut [f32], [kv_heads, capacity, width]: [usize; 3], copies: &[Copied]) {
+    for &Copied { from, to, tokens } in copies {
+        for head in 0..kv_heads {
+            let [from, to] = [from, to].map(|slot| (slot * kv_heads + head) * capacity * width);
+            cache.copy_within(from..from + tokens * width, to);
         }
     }
 }

@@ -5,7 +5,7 @@ use burn::{
     tensor::{Shape, Slice, TensorData},
 };
 
-use super::{CachedRows, Place, Segments, portable::HIDDEN};
+use super::{CachedRows, Copied, Place, Segments, portable::HIDDEN};
 
 /// Each row's place with its first token and how many it has.
 fn rows_of(rows: &CachedRows) -> impl Iterator<Item = (&Place, usize, usize)> {
@@ -29,6 +29,17 @@ pub(super) fn append<B: Backend>(
         let tokens = place.past..place.past + count;
         let at = [Slice::from(place.slot..place.slot + 1), Slice::full(), Slice::from(tokens)];
         cache = B::float_slice_assign(cache, &at, part);
+    }
+    cache
+}
+
+pub(super) fn copy<B: Backend>(mut cache: FloatTensor<B>, copies: &[Copied]) -> FloatTensor<B> {
+    for &Copied { from, to, tokens } in copies.iter().filter(|copied| copied.tokens > 0) {
+        let at = |slot: usize| [Slice::from(slot..slot + 1), Slice::full(), Slice::from(0..tokens)];
+        let part = B::float_slice(cache.clone(), &at(from));
+        // A slice may share the cache's memory, which could then not be changed in place.
+        let part = B::float_mul_scalar(part, 1.0_f32.into());
+        cache = B::float_slice_assign(cache, &at(to), part);
     }
     cache
 }

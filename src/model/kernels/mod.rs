@@ -78,6 +78,14 @@ pub(crate) struct Place {
     pub past: usize,
 }
 
+/// A slot whose first tokens another one gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Copied {
+    pub from: usize,
+    pub to: usize,
+    pub tokens: usize,
+}
+
 /// How features are turned by a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Turn {
@@ -103,6 +111,14 @@ pub(super) fn attention(queries: Tensor<2>, keys: Tensor<2>, values: Tensor<2>, 
 /// `cache` is `[slots, kv_heads, capacity, head_dim]`, `new` `[tokens, kv_heads * head_dim]`, in f32.
 pub(super) fn append(cache: Tensor<4>, new: Tensor<2>, rows: CachedRows) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as Cached>::append(cache.into_dispatch(), new.into_dispatch(), rows))
+}
+
+/// Copies tokens of a cache between its slots. Not differentiable.
+///
+/// # Shapes
+/// `[slots, kv_heads, capacity, head_dim]` in and out, in f32.
+pub(super) fn copy(cache: Tensor<4>, copies: Vec<Copied>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as Cached>::copy(cache.into_dispatch(), copies))
 }
 
 /// Causal attention of new tokens to all of their rows, which the cache already holds. Not
@@ -248,6 +264,10 @@ pub(crate) trait Scores: Passes {
 pub(crate) trait Cached: Passes {
     fn append(cache: FloatTensor<Self>, new: FloatTensor<Self>, rows: CachedRows) -> FloatTensor<Self> {
         Self::appended(cache, new, &rows)
+    }
+
+    fn copy(cache: FloatTensor<Self>, copies: Vec<Copied>) -> FloatTensor<Self> {
+        Self::copied(cache, &copies)
     }
 
     fn cached_attention(

@@ -8,8 +8,8 @@ use burn::{
 use burn_flex::FlexTensor;
 
 use super::{
-    CachedRows, Segments, Turn, attention, cached_attention, cached_portable, linear, norm, portable, rotate,
-    softmax, swiglu,
+    CachedRows, Copied, Segments, Turn, attention, cached_attention, cached_portable, linear, norm, portable,
+    rotate, softmax, swiglu,
 };
 
 /// Shapes are those of the functions of the same names in the parent module.
@@ -79,6 +79,10 @@ pub(crate) trait Passes: Backend {
     /// The cache with the new tokens in it.
     fn appended(cache: FloatTensor<Self>, new: FloatTensor<Self>, rows: &CachedRows) -> FloatTensor<Self> {
         cached_portable::append::<Self>(cache, new, rows)
+    }
+
+    fn copied(cache: FloatTensor<Self>, copies: &[Copied]) -> FloatTensor<Self> {
+        cached_portable::copy::<Self>(cache, copies)
     }
 
     fn attended(
@@ -204,6 +208,13 @@ impl Passes for Flex {
         let (capacity, new) = (cache.layout().shape()[2], new.to_contiguous());
         let new = new.as_slice().expect("a dense tensor of f32");
         cached_attention::append(cache.storage_mut(), capacity, new, rows);
+        cache
+    }
+
+    fn copied(mut cache: FlexTensor, copies: &[Copied]) -> FlexTensor {
+        let shape = cache.layout().shape();
+        let dims = [shape[1], shape[2], shape[3]];
+        cached_attention::copy(cache.storage_mut(), dims, copies);
         cache
     }
 

@@ -224,6 +224,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(product(&[], &values(1, 6), [0, 2, 3]), []);
+        assert!(product(&[], &values(1, 6), [0, 2, 3]).is_empty());
     }
 }

@@ -69,7 +69,8 @@ def generate(model, work):
         longest = max(map(len, batch))
         ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in batch])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in batch])
-        found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0)
+        found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0,
+                               num_beams=work.get("beams", 1))
         for row in found[:, longest:].tolist():
             ends = [at for at, token in enumerate(row) if token in stops]
             out.append(row[:ends[0]] if ends else row)

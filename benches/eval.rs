@@ -30,6 +30,8 @@ struct Work {
     max_new_tokens: usize,
     #[serde(default)]
     stop_token_ids: Vec<u32>,
+    #[serde(default = "one")]
+    beams: usize,
     /// To score.
     #[serde(default)]
     items: Vec<Item>,
@@ -62,6 +64,7 @@ fn main() -> anyhow::Result<()> {
     let generation = GenerateOptions {
         batch_size: work.batch_size,
         stop_token_ids: work.stop_token_ids,
+        beams: work.beams,
         ..new_tokens(work.max_new_tokens)
     };
     let start = Instant::now();
@@ -105,6 +108,10 @@ fn main() -> anyhow::Result<()> {
         })
     );
     Ok(())
+}
+
+fn one() -> usize {
+    1
 }
 
 fn new_tokens(max_new_tokens: usize) -> GenerateOptions<'static> {

@@ -208,3 +208,56 @@ fn what_cannot_be_computed_is_named() {
     let error = score(&model, vec![1, 2], vec![1]);
     assert_eq!(error, "the model's logits for item 1 are not finite");
 }
+
+/// The mean logarithm of the probabilities of a continuation's tokens.
+fn mean(model: &Decoder, prompt: &[u32], continuation: &[u32]) -> f64 {
+    plain_score(model, prompt, continuation).log_likelihood / continuation.len() as f64
+}
+
+#[test]
+fn as_many_beams_as_there_are_tokens_find_the_best_continuation() {
+    on_every_device(|device| {
+        let model = tiny::decoder(2, device);
+        let vocab = model.config.vocab_size as u32;
+        let prompts = prompts(5, 3);
+        let mut ended = 0;
+        for (prompt, end) in prompts.iter().zip([3, 20, 7, 31, 12]) {
+            // The end token counts, but is not part of the result.
+            let best = (0..vocab)
+                .flat_map(|first| match first == end {
+                    true => vec![vec![first]],
+                    false => (0..vocab).map(|second| vec![first, second]).collect(),
+                })
+                .max_by(|a, b| mean(&model, prompt, a).total_cmp(&mean(&model, prompt, b)))
+                .unwrap();
+            let best: Vec<u32> = best.into_iter().take_while(|token| *token != end).collect();
+            ended += usize::from(best.len() < 2);
+            let options = GenerateOptions {
+                max_new_tokens: 2,
+                stop_token_ids: vec![end],
+                beams: vocab as usize,
+                ..Default::default()
+            };
+            assert_eq!(run(&model, std::slice::from_ref(prompt), &options), [best]);
+        }
+        println!("{ended} of 5 end early");
+    });
+}
+
+#[test]
+fn beams_do_not_depend_on_their_neighbours_and_are_better_than_none() {
+    on_every_device(|device| {
+        let model = tiny::decoder(2, device);
+        let prompts = prompts(7, 4);
+        let options = GenerateOptions { max_new_tokens: 9, ..Default::default() };
+        let greedy = run(&model, &prompts, &options);
+        let with_beams = GenerateOptions { beams: 3, batch_size: 7, ..options };
+        let found = run(&model, &prompts, &with_beams);
+        assert_eq!(found, alone(&model, &prompts, &with_beams));
+        let better = |(at, prompt): (usize, &Vec<u32>)| {
+            mean(&model, prompt, &found[at]) - mean(&model, prompt, &greedy[at])
+        };
+        let gain: f64 = prompts.iter().enumerate().map(better).sum();
+        assert!(found != greedy && gain > 0.0, "{gain}");
+    });
+}

@@ -1,6 +1,6 @@
-//! `x W^T` on the CPU, for any number of tokens, made for few: the weights, which are most of the
-//! memory then, are read once, in order and ahead of time. A token's result is one sum over its
-//! features in order, so that it does not depend on the tokens beside it.
+//! `x W^T` on the CPU, made for few tokens, where the weights are most of the memory: they are read once
+//! and in order. A token's result is one sum over its features in order, so that it does not depend on
+//! the tokens beside it.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -10,9 +10,6 @@ const ROWS: usize = 8;
 
 /// Features between two looks at the loops' bounds.
 const STEP: usize = 4;
-
-/// Weights that are used between two looks.
-type Chunk = [f32; ROWS * STEP];
 
 /// The most tokens that an instruction works on.
 const MOST_LANES: usize = 16;
@@ -80,110 +77,105 @@ struct Share<'a> {
     out: Vec<&'a mut [f32]>,
 }
 
+/// Rows of the weight, the same distance apart.
+#[derive(Clone, Copy)]
+struct Rows {
+    first: usize,
+    step: usize,
+}
+
 impl WithSimd for Share<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let (into, weight) = (self.into, self.weight);
+        let rows = self.weight.len() / self.into;
         let panels = self.out.len().div_ceil(S::F32_LANES);
-        // While one block of the weight is worked on, the next comes from memory.
-        let [mut block, mut next] = [vec![0.0; ROWS * into], vec![0.0; ROWS * into]];
-        let first = weight.len().min(ROWS * into);
-        block[..first].copy_from_slice(&weight[..first]);
-        let blocks = weight.chunks(ROWS * into);
-        let following = weight.chunks(ROWS * into).skip(1).map(Some).chain([None]);
-        for (row, (this, following)) in blocks.zip(following).enumerate() {
-            let rows = row * ROWS..row * ROWS + this.len() / into;
-            let mut ahead = None;
-            match following {
-                Some(whole) if whole.len() == next.len() => ahead = Some((whole, &mut next[..])),
-                Some(last) => next[..last.len()].copy_from_slice(last),
-                None => {}
-            }
-            let mut panel = 0;
-            while panel < panels {
-                let ahead = ahead.take();
-                let rows = rows.clone();
-                match panels - panel {
-                    1 => self.tile::<S, 1>(simd, panel, rows, &block, ahead),
-                    2 | 4 => self.tile::<S, 2>(simd, panel, rows, &block, ahead),
-                    _ => self.tile::<S, 3>(simd, panel, rows, &block, ahead),
-                }
-                panel += match panels - panel {
-                    1 => 1,
-                    2 | 4 => 2,
-                    _ => 3,
-                };
-            }
-            std::mem::swap(&mut block, &mut next);
+        let blocks = rows / ROWS;
+        for block in 0..blocks {
+            // One panel waits for the weights: rows that are far apart are streams of their own,
+            // each read in order, which processors see and read ahead. More panels use each weight
+            // again: rows side by side.
+            let rows = match panels {
+                1 => Rows { first: block, step: blocks },
+                _ => Rows { first: block * ROWS, step: 1 },
+            };
+            self.all_panels::<S, ROWS>(simd, rows);
+        }
+        for row in blocks * ROWS..rows {
+            self.all_panels::<S, 1>(simd, Rows { first: row, step: 1 });
         }
     }
 }
 
 impl Share<'_> {
-    /// The product of `P` panels, from `panel` on, with one block of the weight. Copies another
-    /// block meanwhile.
     #[inline(always)]
-    fn tile<S: Simd, const P: usize>(
-        &mut self,
-        simd: S,
-        panel: usize,
-        rows: std::ops::Range<usize>,
-        block: &[f32],
-        ahead: Option<(&[f32], &mut [f32])>,
-    ) {
+    fn all_panels<S: Simd, const R: usize>(&mut self, simd: S, rows: Rows) {
+        let panels = self.out.len().div_ceil(S::F32_LANES);
+        let mut panel = 0;
+        while panel < panels {
+            // Three at a time keep both units busy, two are better than two times one.
+            match panels - panel {
+                1 => {
+                    self.tile::<S, R, 1>(simd, panel, rows);
+                    panel += 1;
+                }
+                2 | 4 => {
+                    self.tile::<S, R, 2>(simd, panel, rows);
+                    panel += 2;
+                }
+                _ => {
+                    self.tile::<S, R, 3>(simd, panel, rows);
+                    panel += 3;
+                }
+            }
+        }
+    }
+
+    /// The product of `P` panels, from `panel` on, with `R` rows of the weight.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, panel: usize, rows: Rows) {
         let (lanes, into) = (S::F32_LANES, self.into);
         let panels: [&[S::f32s]; P] = std::array::from_fn(|p| {
             let start = (panel + p) * into * lanes;
             S::as_simd_f32s(&self.panels[start..start + into * lanes]).0
         });
-        let sums = match ahead {
-            Some((from, to)) => {
-                let (from, from_rest) = from.as_chunks::<{ ROWS * STEP }>();
-                let (to, to_rest) = to.as_chunks_mut::<{ ROWS * STEP }>();
-                to_rest.copy_from_slice(from_rest);
-                sums(simd, panels, block, into, to.iter_mut().zip(from))
-            }
-            None => sums(simd, panels, block, into, std::iter::empty()),
-        };
+        let weights: [&[f32]; R] = std::array::from_fn(|row| {
+            let start = (rows.first + row * rows.step) * into;
+            &self.weight[start..start + into]
+        });
+        let sums = sums(simd, panels, weights);
         for p in 0..P {
-            let mut transposed = [[0.0; MOST_LANES]; ROWS];
+            let mut transposed = [[0.0; MOST_LANES]; R];
             for (to, sums) in transposed.iter_mut().zip(&sums) {
                 S::as_mut_simd_f32s(&mut to[..lanes]).0[0] = sums[p];
             }
             let tokens = self.out.iter_mut().skip((panel + p) * lanes).take(lanes);
             for (lane, token) in tokens.enumerate() {
-                for (out, sums) in token[rows.clone()].iter_mut().zip(&transposed) {
-                    *out = sums[lane];
-                }
+                let columns = token[rows.first..].iter_mut().step_by(rows.step);
+                columns.zip(&transposed).for_each(|(out, sums)| *out = sums[lane]);
             }
         }
     }
 }
 
-/// For each row of a block of the weight, its products with all tokens of some panels. Makes the
-/// `copies` meanwhile.
+/// For each row of the weight, its products with all tokens of some panels.
 #[inline(always)]
-fn sums<'c, S: Simd, const P: usize>(
+fn sums<S: Simd, const R: usize, const P: usize>(
     simd: S,
     panels: [&[S::f32s]; P],
-    block: &[f32],
-    into: usize,
-    mut copies: impl Iterator<Item = (&'c mut Chunk, &'c Chunk)>,
-) -> [[S::f32s; P]; ROWS] {
-    let rows: [&[f32]; ROWS] = std::array::from_fn(|row| &block[row * into..(row + 1) * into]);
+    rows: [&[f32]; R],
+) -> [[S::f32s; P]; R] {
+    // Arrays inside the loop: their bounds are known.
     let stepped_panels = panels.map(|panel| panel.as_chunks::<STEP>().0);
     let stepped_rows = rows.map(|row| row.as_chunks::<STEP>().0);
-    let mut sums = [[simd.splat_f32s(0.0); P]; ROWS];
-    for at in 0..into / STEP {
-        if let Some((to, from)) = copies.next() {
-            *to = *from;
-        }
+    let steps = stepped_rows[0].len();
+    let mut sums = [[simd.splat_f32s(0.0); P]; R];
+    for at in 0..steps {
         let x: [&[S::f32s; STEP]; P] = std::array::from_fn(|p| &stepped_panels[p][at]);
-        let w: [&[f32; STEP]; ROWS] = std::array::from_fn(|row| &stepped_rows[row][at]);
+        let w: [&[f32; STEP]; R] = std::array::from_fn(|row| &stepped_rows[row][at]);
         for k in 0..STEP {
-            for row in 0..ROWS {
+            for row in 0..R {
                 let weight = simd.splat_f32s(w[row][k]);
                 for p in 0..P {
                     sums[row][p] = simd.mul_add_f32s(weight, x[p][k], sums[row][p]);
@@ -191,8 +183,8 @@ fn sums<'c, S: Simd, const P: usize>(
             }
         }
     }
-    for k in into / STEP * STEP..into {
-        for row in 0..ROWS {
+    for k in steps * STEP..rows[0].len() {
+        for row in 0..R {
             let weight = simd.splat_f32s(rows[row][k]);
             for p in 0..P {
                 sums[row][p] = simd.mul_add_f32s(weight, panels[p][k], sums[row][p]);

@@ -11,7 +11,7 @@ use crate::model::{Decoder, KvCache, TokenBatch, Untouched};
 
 /// Prompt tokens that go through the network together, at least one prompt. Bounds memory, and how
 /// long the sequences that are already growing wait.
-const PROMPT_TOKENS: usize = 512;
+pub(super) const PROMPT_TOKENS: usize = 512;
 
 /// How to generate.
 #[derive(Clone)]

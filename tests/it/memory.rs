@@ -181,7 +181,7 @@ fn estimates_of_absurd_numbers_do_not_overflow() {
     let config = ModelConfig::from_json(&config).unwrap();
     for rows in [1 << 60, usize::MAX] {
         assert_eq!(train::pass_bytes(&config, rows, usize::MAX, 0, false), u64::MAX);
-        assert_eq!(eval::pass_bytes(&config, rows, usize::MAX, Dtype::F32), u64::MAX);
+        assert_eq!(eval::pass_bytes(&config, rows, usize::MAX), u64::MAX);
     }
     assert_eq!(train::state_bytes(u64::MAX), u64::MAX);
 }

@@ -28,8 +28,8 @@ fn main() -> anyhow::Result<()> {
     let loaded = start.elapsed().as_secs_f64();
     let loaded_mib = peak_mib();
     // One token, so that memory which is only promised is touched.
-    let batch = TokenBatch::right_padded(&[&[1]], 0, &model);
-    let mut cache = KvCache::new(&base.config, 1, 1, &device, dtype);
+    let mut cache = KvCache::new(&base.config, 1, 1, &device);
+    let batch = TokenBatch::cached(&[(0, &[1])], &cache);
     let hidden = model.hidden(&batch, Some(&mut cache), &Untouched);
     let logits = model.logits(hidden);
     println!(

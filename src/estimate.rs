@@ -96,7 +96,7 @@ impl Known<'_> {
             "eval" => {
                 let params: EvalParams = read(node)?;
                 let longest = params.tasks.iter().map(TaskSpec::generation_limit).max()?;
-                let pass = eval::pass_bytes(&shape, params.batch_size, longest, params.dtype);
+                let pass = eval::pass_bytes(&shape, params.batch_size, longest);
                 let memory = loaded(params.dtype, params.device).saturating_add(pass);
                 Some(Estimate { memory_bytes: Some(memory), disk_bytes: None })
             }

@@ -1,24 +1,52 @@
-//! Batched greedy generation with a KV cache.
+//! Batched generation with a KV cache. A finished sequence's slot is given to the next prompt at
+//! once, and what all prompts begin with is computed once.
+
+use std::{collections::VecDeque, ops::ControlFlow};
 
 use anyhow::{bail, ensure};
 use burn::tensor::{Int, Tensor, TensorData};
 
+use super::{beams, sampling::Sampling};
 use crate::model::{Decoder, KvCache, TokenBatch, Untouched};
 
+/// Prompt tokens that go through the network together, at least one prompt. Bounds memory, and how
+/// long the sequences that are already growing wait.
+pub(super) const PROMPT_TOKENS: usize = 512;
+
 /// How to generate.
-#[derive(Debug, Clone)]
-pub struct GenerateOptions {
+#[derive(Clone)]
+pub struct GenerateOptions<'a> {
     /// Longest continuation, in tokens.
     pub max_new_tokens: usize,
     /// Sequences decoded together.
     pub batch_size: usize,
     /// Tokens that end a sequence; they are not part of the result.
     pub stop_token_ids: Vec<u32>,
+    /// Asked after each new token, with all of them: whether the sequence ends here.
+    pub stop: &'a dyn Fn(&[u32]) -> bool,
+    /// The most likely token without.
+    pub sampling: Option<Sampling>,
+    /// More than one: the best of so many beams, without sampling.
+    pub beams: usize,
 }
 
-/// Continues every prompt greedily. `on_done` gets a prompt's number and its new tokens as soon as
-/// they are complete, in an order that is not the prompts'; `check` is asked before every step and
-/// its error ends the work.
+impl Default for GenerateOptions<'_> {
+    /// Greedy, to the end of the context.
+    fn default() -> Self {
+        Self {
+            max_new_tokens: usize::MAX,
+            batch_size: 16,
+            stop_token_ids: Vec::new(),
+            stop: &|_| false,
+            sampling: None,
+            beams: 1,
+        }
+    }
+}
+
+/// Continues every prompt. `on_done` gets a prompt's number and its new tokens as soon as they are
+/// complete, in an order that is not the prompts'; `check` is asked before every step and its error
+/// ends the work.
 ///
 /// # Errors
 /// When a prompt is empty or leaves no room in the context, when logits are not finite (the error
@@ -26,7 +54,7 @@ pub struct GenerateOptions {
 pub fn generate(
     model: &Decoder,
     prompts: &[Vec<u32>],
-    options: &GenerateOptions,
+    options: &GenerateOptions<'_>,
     check: &mut dyn FnMut() -> anyhow::Result<()>,
     on_done: &mut dyn FnMut(usize, &[u32]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -39,100 +67,185 @@ pub fn generate(
             model.max_positions()
         );
     }
-    // Neighbours in length share a batch, so that little is padded. Longest first: a batch that
-    // does not fit into memory fails at once.
-    let mut order: Vec<usize> = (0..prompts.len()).collect();
-    order.sort_by_key(|index| std::cmp::Reverse(prompts[*index].len()));
-    for batch in order.chunks(options.batch_size.max(1)) {
-        generate_batch(model, prompts, batch, options, check, on_done)?;
+    if options.max_new_tokens == 0 {
+        return (0..prompts.len()).try_for_each(|prompt| on_done(prompt, &[]));
+    }
+    if prompts.is_empty() {
+        return Ok(());
+    }
+    if options.beams > 1 {
+        ensure!(options.sampling.is_none(), "beams are not sampled");
+        return beams::search(model, prompts, options, check, on_done);
+    }
+    let mut run = Run::new(model, prompts, options);
+    check()?;
+    run.read_prefix();
+    while run.admit() {
+        check()?;
+        run.step(on_done)?;
     }
     Ok(())
 }
 
-/// A sequence that is still growing.
+/// How many tokens all sequences begin with. Each keeps one of its own.
+pub(super) fn shared_prefix<'s>(model: &Decoder, sequences: impl IntoIterator<Item = &'s [u32]>) -> usize {
+    let mut sequences = sequences.into_iter();
+    let Some(first) = sequences.next().filter(|_| model.shares_prefixes()) else { return 0 };
+    let mut others = 0;
+    let common = sequences.fold(first.len() - 1, |common, other| {
+        others += 1;
+        let same = first.iter().zip(other).take_while(|(a, b)| a == b).count();
+        common.min(same).min(other.len() - 1)
+    });
+    if others == 0 { 0 } else { common }
+}
+
+/// A sequence that is growing.
 struct Active {
     prompt: usize,
-    padding: usize,
+    slot: usize,
     new: Vec<u32>,
 }
 
-fn generate_batch(
-    model: &Decoder,
-    prompts: &[Vec<u32>],
-    batch: &[usize],
-    options: &GenerateOptions,
-    check: &mut dyn FnMut() -> anyhow::Result<()>,
-    on_done: &mut dyn FnMut(usize, &[u32]) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let device = model.device();
-    let longest = batch.iter().map(|index| prompts[*index].len()).max().unwrap_or(0);
-    // Each row ends where its own context does, so that its text cannot depend on its neighbours;
-    // padding takes room in the cache, not in the context.
-    let room = |index: usize| options.max_new_tokens.min(model.max_positions() - prompts[index].len());
-    let capacity = longest + batch.iter().map(|index| room(*index)).max().unwrap_or(0);
-    let mut cache = KvCache::new(&model.config, batch.len(), capacity, device, model.dtype());
-    let mut active: Vec<Active> = batch
-        .iter()
-        .map(|index| Active { prompt: *index, padding: longest - prompts[*index].len(), new: Vec::new() })
-        .collect();
-    let pad_left = |row: &Active| {
-        let prompt = &prompts[row.prompt];
-        let fill = std::iter::repeat_n(prompt[0] as i32, row.padding);
-        fill.chain(prompt.iter().map(|token| *token as i32)).collect::<Vec<_>>()
-    };
-    let mut tokens: Vec<i32> = active.iter().flat_map(pad_left).collect();
-    let mut seq = longest;
-    if options.max_new_tokens == 0 {
-        return active.iter().try_for_each(|row| on_done(row.prompt, &[]));
-    }
-    loop {
-        check()?;
-        let padding: Vec<usize> = active.iter().map(|row| row.padding).collect();
-        let input = TokenBatch::left_padded(tokens, seq, &padding, cache.length(), model);
-        let hidden = model.hidden(&input, Some(&mut cache), &Untouched);
-        let last: Vec<i32> = (0..active.len()).map(|row| ((row + 1) * seq - 1) as i32).collect();
-        let last = Tensor::<1, Int>::from_data(TensorData::new(last, [active.len()]), device);
-        let next = next_tokens(model.logits(hidden.select(0, last)), &active)?;
-        let mut kept = Vec::with_capacity(active.len());
-        let mut still = Vec::with_capacity(active.len());
-        tokens = Vec::with_capacity(active.len());
-        for (row, (mut sequence, token)) in active.into_iter().zip(next).enumerate() {
-            let stopped = options.stop_token_ids.contains(&token);
-            if !stopped {
-                sequence.new.push(token);
-            }
-            if stopped || sequence.new.len() >= room(sequence.prompt) {
-                on_done(sequence.prompt, &sequence.new)?;
-            } else {
-                kept.push(row as i32);
-                tokens.push(token as i32);
-                still.push(sequence);
-            }
-        }
-        if still.is_empty() {
-            return Ok(());
-        }
-        if still.len() < padding.len() {
-            cache.keep(&Tensor::from_data(TensorData::new(kept, [still.len()]), device));
-        }
-        active = still;
-        seq = 1;
-    }
+/// The state of a generation.
+struct Run<'a> {
+    model: &'a Decoder,
+    prompts: &'a [Vec<u32>],
+    options: &'a GenerateOptions<'a>,
+    cache: KvCache,
+    /// What every prompt begins with, in the last slot.
+    prefix: usize,
+    /// Prompts that wait.
+    queue: VecDeque<usize>,
+    free: Vec<usize>,
+    active: Vec<Active>,
 }
 
-/// The most likely token of each row.
-fn next_tokens(logits: Tensor<2>, active: &[Active]) -> anyhow::Result<Vec<u32>> {
-    // A sum is finite exactly when no logit is NaN or infinite (short of an overflow that only
-    // broken weights could cause).
-    let sums = logits.clone().sum_dim(1).into_data();
-    for (sum, row) in sums.iter::<f32>().zip(active) {
-        if !sum.is_finite() {
-            bail!(
-                "the model's logits for prompt {} are not finite after {} new tokens",
-                row.prompt,
-                row.new.len()
-            );
+impl<'a> Run<'a> {
+    fn new(model: &'a Decoder, prompts: &'a [Vec<u32>], options: &'a GenerateOptions<'a>) -> Self {
+        let prefix = shared_prefix(model, prompts.iter().map(Vec::as_slice));
+        let slots = options.batch_size.clamp(1, prompts.len());
+        let room = |prompt: &Vec<u32>| {
+            let new = options.max_new_tokens.min(model.max_positions() - prompt.len());
+            prompt.len() - prefix + new
+        };
+        let capacity = prompts.iter().map(room).max().unwrap_or(0).max(prefix);
+        let all_slots = slots + usize::from(prefix > 0);
+        // Longest first: what does not fit into memory fails at once, and the last ones to run are
+        // short.
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|index| std::cmp::Reverse(prompts[*index].len()));
+        Self {
+            model,
+            prompts,
+            options,
+            cache: KvCache::new(&model.config, all_slots, capacity, model.device()),
+            prefix,
+            queue: order.into(),
+            free: (0..slots).rev().collect(),
+            active: Vec::new(),
         }
     }
-    Ok(logits.argmax(1).into_data().iter::<i64>().map(|token| token as u32).collect())
+
+    /// Computes what all prompts begin with.
+    fn read_prefix(&mut self) {
+        if self.prefix > 0 {
+            let prefix = &self.prompts[0][..self.prefix];
+            let batch = TokenBatch::cached(&[(self.prefix_slot(), prefix)], &self.cache);
+            self.model.hidden(&batch, Some(&mut self.cache), &Untouched);
+        }
+    }
+
+    /// Gives free slots to waiting prompts; false when nothing is left to do.
+    fn admit(&mut self) -> bool {
+        let mut tokens = 0;
+        while let (Some(next), Some(_)) = (self.queue.front(), self.free.last()) {
+            tokens += self.prompts[*next].len() - self.prefix;
+            let first = tokens == self.prompts[*next].len() - self.prefix;
+            if tokens > PROMPT_TOKENS && !first {
+                break;
+            }
+            if let (Some(prompt), Some(slot)) = (self.queue.pop_front(), self.free.pop()) {
+                self.cache.clear(slot);
+                if self.prefix > 0 {
+                    self.cache.fork(self.prefix_slot(), slot);
+                }
+                self.active.push(Active { prompt, slot, new: Vec::new() });
+            }
+        }
+        !self.active.is_empty()
+    }
+
+    fn prefix_slot(&self) -> usize {
+        self.cache.slots() - 1
+    }
+
+    /// One pass: new prompts are read, and every sequence gets a token.
+    fn step(&mut self, on_done: &mut dyn FnMut(usize, &[u32]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let prompts = self.prompts;
+        let rows: Vec<(usize, &[u32])> = self
+            .active
+            .iter()
+            .map(|row| {
+                (row.slot, row.new.last().map_or(&prompts[row.prompt][self.prefix..], std::slice::from_ref))
+            })
+            .collect();
+        let lasts = rows.iter().scan(-1, |last, (_, tokens)| {
+            *last += tokens.len() as i32;
+            Some(*last)
+        });
+        let lasts: Vec<i32> = lasts.collect();
+        let batch = TokenBatch::cached(&rows, &self.cache);
+        let hidden = self.model.hidden(&batch, Some(&mut self.cache), &Untouched);
+        let count = lasts.len();
+        let lasts = Tensor::<1, Int>::from_data(TensorData::new(lasts, [count]), self.model.device());
+        let next = self.next_tokens(self.model.logits(hidden.select(0, lasts)))?;
+        for (mut row, token) in std::mem::take(&mut self.active).into_iter().zip(next) {
+            match self.grow(&mut row, token) {
+                ControlFlow::Continue(()) => self.active.push(row),
+                ControlFlow::Break(()) => {
+                    self.free.push(row.slot);
+                    on_done(row.prompt, &row.new)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a token to a sequence, unless it ends it.
+    fn grow(&self, row: &mut Active, token: u32) -> ControlFlow<()> {
+        if self.options.stop_token_ids.contains(&token) {
+            return ControlFlow::Break(());
+        }
+        row.new.push(token);
+        let length = self.prompts[row.prompt].len() + row.new.len();
+        let full = row.new.len() >= self.options.max_new_tokens || length >= self.model.max_positions();
+        match full || (self.options.stop)(&row.new) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// The next token of each row.
+    fn next_tokens(&self, logits: Tensor<2>) -> anyhow::Result<Vec<u32>> {
+        // A sum is finite exactly when no logit is NaN or infinite (short of an overflow that only
+        // broken weights could cause).
+        let sums = logits.clone().sum_dim(1).into_data();
+        for (sum, row) in sums.iter::<f32>().zip(&self.active) {
+            if !sum.is_finite() {
+                bail!(
+                    "the model's logits for prompt {} are not finite after {} new tokens",
+                    row.prompt,
+                    row.new.len()
+                );
+            }
+        }
+        let Some(sampling) = &self.options.sampling else {
+            return Ok(logits.argmax(1).into_data().iter::<i64>().map(|token| token as u32).collect());
+        };
+        let [_, vocab] = logits.dims();
+        let logits = logits.into_data().try_to_vec::<f32>()?;
+        let rows = logits.chunks_exact(vocab).zip(&self.active);
+        Ok(rows.map(|(logits, row)| sampling.draw(logits, row.prompt, row.new.len())).collect())
+    }
 }

@@ -2,20 +2,20 @@
 
 use std::num::Saturating;
 
-use crate::{model::ModelConfig, params::Dtype};
+use super::generate::PROMPT_TOKENS;
+use crate::model::ModelConfig;
 
 /// Taken for the longest prompt, which only the rows would tell.
 const PROMPT: usize = 512;
 
-/// The cache of keys and values, the widest layer of the pass over the prompts, and the logits.
-pub fn pass_bytes(model: &ModelConfig, rows: usize, new_tokens: usize, dtype: Dtype) -> u64 {
+/// The cache of keys and values, the widest layer of a pass over new prompts beside growing
+/// sequences, and the logits; all in f32.
+pub fn pass_bytes(model: &ModelConfig, rows: usize, new_tokens: usize) -> u64 {
     let n = |n: usize| Saturating(n as u64);
     let context = model.max_positions();
-    let (prompt, new_tokens) = (n(PROMPT.min(context)), n(new_tokens));
-    let capacity = (prompt + new_tokens).min(n(context));
+    let capacity = (n(PROMPT.min(context)) + n(new_tokens)).min(n(context));
     let cached =
         n(2) * n(model.num_hidden_layers) * n(model.num_key_value_heads) * n(model.head_dim) * capacity;
-    let layer = prompt * (n(6) * n(model.hidden_size) + n(3) * n(model.intermediate_size))
-        + n(3) * n(model.num_attention_heads) * prompt * prompt;
-    (n(rows) * (cached * n(dtype.bytes()) + n(4) * (layer + n(3) * n(model.vocab_size)))).0
+    let layer = n(6) * n(model.hidden_size) + n(3) * n(model.intermediate_size);
+    (n(4) * (n(rows) * (cached + layer + n(3) * n(model.vocab_size)) + n(PROMPT_TOKENS) * layer)).0
 }

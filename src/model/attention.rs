@@ -1,14 +1,15 @@
 //! Grouped-query causal self-attention.
 
-use burn::tensor::{Tensor, activation::softmax};
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
 
 use super::{
-    ForwardHook, KvCache, Linear, Names, ParamMut,
+    ForwardHook, KvCache, Linear, Names, ParamMut, TokenBatch,
     cast::{to_dtype, to_f32},
-    kernels::{self, Segments},
+    kernels::{self, CachedRows, Segments},
     norm::RmsNorm,
     rope::Rotation,
-    token_batch::Sight,
 };
 
 /// The attention branch of a decoder layer. Trans-PEFT leaves it alone.
@@ -43,99 +44,77 @@ pub enum QkvProjections {
 
 impl Attention {
     /// # Shapes
-    /// `[batch * seq, hidden_size]` in and out.
+    /// `[tokens, hidden_size]` in and out.
     pub(super) fn forward(
         &self,
         input: Tensor<2>,
-        [batch, seq]: [usize; 2],
+        batch: &TokenBatch,
         rotation: &Rotation,
-        sight: Sight<'_>,
+        window: Option<usize>,
         cache: Option<&mut KvCache>,
         hook: &dyn ForwardHook,
     ) -> Tensor<2> {
-        let [queries, keys, values] = self.project(input, [batch, seq], hook);
+        let [queries, keys, values] = self.project(input, hook);
         let (queries, keys) = match &self.norms {
-            Some([query_norm, key_norm]) => (query_norm.forward(queries), key_norm.forward(keys)),
+            Some([query_norm, key_norm]) => {
+                (self.each_head(query_norm, queries), self.each_head(key_norm, keys))
+            }
             None => (queries, keys),
         };
-        let width = self.heads * self.head_dim;
-        let context = match sight {
-            Sight::Mask(mask) => {
-                let (queries, keys) = (rotation.apply(queries), rotation.apply(keys));
-                let (keys, values) = match cache {
-                    Some(cache) => cache.extend(self.layer, keys, values),
-                    None => (keys, values),
-                };
-                let context = self.attend(queries, keys, values, mask);
-                context.swap_dims(1, 2).reshape([batch * seq, width])
+        let (queries, keys) = (rotation.apply(queries), rotation.apply(keys));
+        let shape = Segments {
+            lengths: batch.rows.clone(),
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            scale: self.scale as f32,
+            softcap: self.softcap.map(|cap| cap as f32),
+            window,
+        };
+        let context = match (cache, &batch.places) {
+            (Some(cache), Some(places)) => {
+                let dtype = queries.dtype();
+                let rows = CachedRows { shape, places: Arc::clone(places) };
+                let (keys, values) = cache.extend(self.layer, to_f32(keys), to_f32(values), &rows);
+                to_dtype(kernels::cached_attention(to_f32(queries), keys, values, rows), dtype)
             }
-            Sight::Rows { lengths, window } => {
-                let flat = |heads: Tensor<4>| heads.reshape([batch as i32, -1]);
-                let rows = Segments {
-                    lengths: lengths.to_vec(),
-                    heads: self.heads,
-                    kv_heads: self.kv_heads,
-                    head_dim: self.head_dim,
-                    scale: self.scale as f32,
-                    softcap: self.softcap.map(|cap| cap as f32),
-                    window,
-                };
-                let (queries, keys) = (rotation.apply_rows(flat(queries)), rotation.apply_rows(flat(keys)));
-                kernels::attention(queries, keys, flat(values), rows)
-            }
+            _ => kernels::attention(queries, keys, values, shape),
         };
         self.o_proj.forward(context, self.layer, hook)
+    }
+
+    /// A norm over each head of its own.
+    fn each_head(&self, norm: &RmsNorm, heads: Tensor<2>) -> Tensor<2> {
+        let [tokens, width] = heads.dims();
+        norm.forward(heads.reshape([tokens, width / self.head_dim, self.head_dim])).reshape([tokens, width])
     }
 
     /// Queries, keys and values.
     ///
     /// # Shapes
-    /// `[batch, heads, seq, head_dim]` each.
-    fn project(&self, input: Tensor<2>, [batch, seq]: [usize; 2], hook: &dyn ForwardHook) -> [Tensor<4>; 3] {
-        let (heads, kv_heads, head_dim) = (self.heads, self.kv_heads, self.head_dim);
-        let split = |x: Tensor<2>, heads| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
+    /// `[tokens, heads * head_dim]` and twice `[tokens, kv_heads * head_dim]`.
+    fn project(&self, input: Tensor<2>, hook: &dyn ForwardHook) -> [Tensor<2>; 3] {
+        let (kv_heads, head_dim) = (self.kv_heads, self.head_dim);
         match &self.qkv {
             QkvProjections::Split(three) => {
-                let [q, k, v] = &**three;
-                let project =
-                    |linear: &Linear, heads| split(linear.forward(input.clone(), self.layer, hook), heads);
-                [project(q, heads), project(k, kv_heads), project(v, kv_heads)]
+                three.each_ref().map(|linear| linear.forward(input.clone(), self.layer, hook))
             }
             QkvProjections::Stacked(one) => {
                 let all = one.forward(input, self.layer, hook);
-                let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
-                let part = |start, length, heads| split(all.clone().narrow(1, start, length), heads);
-                [part(0, queries, heads), part(queries, keys, kv_heads), part(queries + keys, keys, kv_heads)]
+                let (queries, keys) = (self.heads * head_dim, kv_heads * head_dim);
+                [(0, queries), (queries, keys), (queries + keys, keys)]
+                    .map(|(start, width)| all.clone().narrow(1, start, width))
             }
             QkvProjections::Grouped(one) => {
-                let group = heads / kv_heads;
-                let all: Tensor<5> =
-                    one.forward(input, self.layer, hook).reshape([batch, seq, kv_heads, group + 2, head_dim]);
-                let part = |start, count| {
-                    let part = all.clone().narrow(3, start, count);
-                    part.reshape([batch, seq, kv_heads * count, head_dim]).swap_dims(1, 2)
-                };
-                [part(0, group), part(group, 1), part(group + 1, 1)]
+                let group = self.heads / kv_heads;
+                let all = one.forward(input, self.layer, hook);
+                let [tokens, _] = all.dims();
+                let all: Tensor<4> = all.reshape([tokens, kv_heads, group + 2, head_dim]);
+                [(0, group), (group, 1), (group + 1, 1)].map(|(start, count)| {
+                    all.clone().narrow(2, start, count).reshape([tokens, kv_heads * count * head_dim])
+                })
             }
         }
-    }
-
-    /// Scaled dot-product attention. The query heads that share a key head are stacked along the
-    /// sequence, so that one matrix product serves the group and keys are never repeated.
-    fn attend(&self, queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &Tensor<4>) -> Tensor<4> {
-        let [batch, _, seq, _] = queries.dims();
-        let key_count = keys.dims()[2];
-        let group = self.heads / self.kv_heads;
-        let stacked = queries.reshape([batch, self.kv_heads, group * seq, self.head_dim]);
-        let scores = to_f32(stacked.matmul(keys.swap_dims(2, 3))).mul_scalar(self.scale);
-        let scores = match self.softcap {
-            Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
-            None => scores,
-        };
-        let scores: Tensor<5> = scores.reshape([batch, self.kv_heads, group, seq, key_count]);
-        let scores = scores + mask.clone().unsqueeze_dim::<5>(1);
-        let weights = softmax(scores, 4).reshape([batch, self.kv_heads, group * seq, key_count]);
-        to_dtype(weights, values.dtype()).matmul(values).reshape([batch, self.heads, seq, self.head_dim])
     }
 
     pub(super) fn linears(&mut self) -> Vec<&mut Linear> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::{
     Attention, Bottleneck, FeedForward, ForwardHook, KvCache, Linear, ModelConfig, ParamMut, RopeScaling,
@@ -14,6 +14,7 @@ use super::{
     cast::tensor_dtype,
     cast::to_f32,
     ffn::GateUpProjections,
+    kernels,
     norm::RmsNorm,
     rope::{Rope, Rotation},
     weights::linear_shapes,
@@ -153,15 +154,16 @@ impl Decoder {
         self.config.max_positions()
     }
 
-    /// The window of the sliding layers, if there are any.
-    pub(super) fn any_window(&self) -> Option<usize> {
-        (0..self.layers.len()).find_map(|layer| self.config.window(layer))
+    /// Whether a token's keys and values depend on those before it alone, so that sequences can share
+    /// them. Not with dynamic rotary scaling, which turns by the whole sequence's length.
+    pub fn shares_prefixes(&self) -> bool {
+        !matches!(self.config.rope_scaling, RopeScaling::Dynamic { .. })
     }
 
     /// The network up to and including the last norm.
     ///
     /// # Shapes
-    /// `[batch * seq, hidden_size]`.
+    /// `[tokens, hidden_size]`.
     pub fn hidden(
         &self,
         batch: &TokenBatch,
@@ -173,24 +175,24 @@ impl Decoder {
         for index in 0..self.layers.len() {
             x = self.layer(index, x, batch, &rotations, cache.as_deref_mut(), hook);
         }
-        if let Some(cache) = cache {
-            let [_, seq] = batch.dims();
-            cache.advance(seq);
+        if let (Some(cache), Some(places)) = (cache, &batch.places) {
+            for (place, new) in places.iter().zip(&batch.rows) {
+                cache.advance(place.slot, *new);
+            }
         }
         self.finish(x)
     }
 
     /// What turns queries and keys of a batch, for every layer.
     pub(crate) fn rotations(&self, batch: &TokenBatch) -> Rotations {
-        let rotate =
-            |rope: &Rope| rope.at(&batch.positions, &batch.lengths, &self.device, tensor_dtype(self.dtype));
+        let rotate = |rope: &Rope| rope.at(&batch.positions, &batch.lengths, &self.device);
         Rotations { full: rotate(&self.rope), sliding: self.sliding_rope.as_ref().map(rotate) }
     }
 
     /// The first layer's input.
     ///
     /// # Shapes
-    /// `[batch * seq, hidden_size]`.
+    /// `[tokens, hidden_size]`.
     pub(crate) fn embed(&self, batch: &TokenBatch) -> Tensor<2> {
         let x = self.embed_tokens.clone().select(0, batch.tokens(&self.device));
         match self.config.scale_embedding {
@@ -202,7 +204,7 @@ impl Decoder {
     /// One decoder layer.
     ///
     /// # Shapes
-    /// `[batch * seq, hidden_size]` in and out.
+    /// `[tokens, hidden_size]` in and out.
     pub(crate) fn layer(
         &self,
         index: usize,
@@ -216,8 +218,7 @@ impl Decoder {
         let window = self.config.window(index);
         let rotation = rotations.sliding.as_ref().filter(|_| window.is_some()).unwrap_or(&rotations.full);
         let normed = layer.attention_norm.forward(x.clone());
-        let branch =
-            layer.attention.forward(normed, batch.dims(), rotation, batch.sight(window), cache, hook);
+        let branch = layer.attention.forward(normed, batch, rotation, window, cache, hook);
         let branch = adapted(layer.attention_adapter.as_ref(), None, branch, index, hook);
         let x = x + after(layer.attention_out_norm.as_ref(), branch);
         // A dropped branch takes its adapters along: they get no update from this pass.
@@ -249,7 +250,11 @@ impl Decoder {
     /// # Shapes
     /// `[tokens, hidden_size]` to `[tokens, vocab_size]`, in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let logits = to_f32(hidden.matmul(self.head().clone().transpose()));
+        let head = self.head().clone();
+        let logits = match head.dtype() {
+            DType::F32 => kernels::linear(hidden, head),
+            _ => to_f32(hidden.matmul(head.transpose())),
+        };
         match self.config.final_logit_softcapping {
             Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
             None => logits,

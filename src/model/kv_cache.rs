@@ -1,74 +1,120 @@
-//! Keys and values of the tokens already seen, so that generation computes each token once.
+//! Keys and values of the tokens already seen, so that each token is computed once.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
-use super::{ModelConfig, cast::tensor_dtype};
-use crate::params::Dtype;
+use super::{
+    ModelConfig,
+    kernels::{self, CachedRows, Copied, Place},
+};
 
-/// Room for `capacity` tokens in every layer, allocated once.
+/// Room for some sequences, allocated once. A slot holds the tokens of one of them; it may go on from
+/// the tokens of another slot, which are then not stored again.
+///
+/// In f32 whatever the model's number format, as attention computes.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
-    length: usize,
+    slots: Vec<Slot>,
     capacity: usize,
 }
 
 #[derive(Debug)]
 struct LayerCache {
+    /// `[slots, kv_heads, capacity, head_dim]`.
     keys: Tensor<4>,
     values: Tensor<4>,
 }
 
+#[derive(Debug, Clone, Default)]
+struct Slot {
+    /// Slots whose tokens come before its own, and how many of each.
+    shared: Vec<(usize, usize)>,
+    /// Tokens of its own.
+    own: usize,
+}
+
 impl KvCache {
-    /// An empty cache for `batch` sequences.
-    pub fn new(config: &ModelConfig, batch: usize, capacity: usize, device: &Device, dtype: Dtype) -> Self {
-        let shape = [batch, config.num_key_value_heads, capacity, config.head_dim];
-        let zeros = || Tensor::zeros(shape, (device, tensor_dtype(dtype)));
+    /// Empty slots with room for `capacity` tokens each.
+    pub fn new(config: &ModelConfig, slots: usize, capacity: usize, device: &Device) -> Self {
+        let shape = [slots, config.num_key_value_heads, capacity, config.head_dim];
+        let zeros = || Tensor::zeros(shape, (device, DType::F32));
         let layers =
             (0..config.num_hidden_layers).map(|_| LayerCache { keys: zeros(), values: zeros() }).collect();
-        Self { layers, length: 0, capacity }
+        Self { layers, slots: vec![Slot::default(); slots], capacity }
     }
 
-    /// Tokens already stored.
-    pub fn length(&self) -> usize {
-        self.length
+    /// Tokens of a slot's sequence, shared ones included.
+    pub fn length(&self, slot: usize) -> usize {
+        let Slot { shared, own } = &self.slots[slot];
+        shared.iter().map(|(_, count)| count).sum::<usize>() + own
     }
 
-    /// Largest number of tokens.
+    /// Room for tokens of its own in each slot.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Marks `tokens` more as stored, once every layer has them.
-    pub(super) fn advance(&mut self, tokens: usize) {
-        self.length += tokens;
+    /// How many sequences there is room for.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
-    /// Stores a layer's new keys and values; gives back all of them so far.
+    /// Begins a new sequence in a slot.
+    pub fn clear(&mut self, slot: usize) {
+        self.slots[slot] = Slot::default();
+    }
+
+    /// Begins a new sequence in a slot with all tokens of another slot, which must stay as it is for
+    /// as long as this sequence is read.
+    pub fn fork(&mut self, from: usize, slot: usize) {
+        let mut shared = self.slots[from].shared.clone();
+        shared.push((from, self.slots[from].own));
+        self.slots[slot] = Slot { shared, own: 0 };
+    }
+
+    /// Makes slots hold what others do: `(from, to)`, no slot being both.
+    pub fn copy(&mut self, pairs: &[(usize, usize)]) {
+        let copies: Vec<Copied> =
+            pairs.iter().map(|&(from, to)| Copied { from, to, tokens: self.slots[from].own }).collect();
+        for layer in &mut self.layers {
+            for all in [&mut layer.keys, &mut layer.values] {
+                all.inplace(|all| kernels::copy(all, copies.clone()));
+            }
+        }
+        for &(from, to) in pairs {
+            self.slots[to] = self.slots[from].clone();
+        }
+    }
+
+    pub(super) fn place(&self, slot: usize) -> Place {
+        let Slot { shared, own } = &self.slots[slot];
+        Place { shared: shared.clone(), slot, past: *own }
+    }
+
+    /// Marks tokens as stored, once every layer has them.
+    pub(super) fn advance(&mut self, slot: usize, tokens: usize) {
+        self.slots[slot].own += tokens;
+    }
+
+    /// Stores a layer's new keys and values; gives back all that there are.
     ///
     /// # Shapes
-    /// `[batch, kv_heads, new, head_dim]` in, `[batch, kv_heads, length + new, head_dim]` out.
+    /// `[tokens, kv_heads * head_dim]` in, `[slots, kv_heads, capacity, head_dim]` out.
     pub(super) fn extend(
         &mut self,
         layer: usize,
-        keys: Tensor<4>,
-        values: Tensor<4>,
+        keys: Tensor<2>,
+        values: Tensor<2>,
+        rows: &CachedRows,
     ) -> (Tensor<4>, Tensor<4>) {
-        let [batch, heads, new, head_dim] = keys.dims();
-        let (start, end) = (self.length, self.length + new);
-        debug_assert!(end <= self.capacity, "the caller checks the capacity");
-        let place = [0..batch, 0..heads, start..end, 0..head_dim];
-        let slot = &mut self.layers[layer];
-        slot.keys.inplace(|all| all.slice_assign(place.clone(), keys));
-        slot.values.inplace(|all| all.slice_assign(place, values));
-        (slot.keys.clone().narrow(2, 0, end), slot.values.clone().narrow(2, 0, end))
-    }
-
-    /// Keeps only these sequences, in this order.
-    pub fn keep(&mut self, rows: &Tensor<1, burn::tensor::Int>) {
-        for layer in &mut self.layers {
-            layer.keys.inplace(|all| all.select(0, rows.clone()));
-            layer.values.inplace(|all| all.select(0, rows.clone()));
-        }
+        let new = rows.places.iter().zip(&rows.shape.lengths);
+        assert!(
+            new.into_iter().all(|(place, count)| place.past + count <= self.capacity),
+            "the caller checks the capacity"
+        );
+        let layer = &mut self.layers[layer];
+        layer.keys.inplace(|all| kernels::append(all, keys, rows.clone()));
+        layer.values.inplace(|all| kernels::append(all, values, rows.clone()));
+        (layer.keys.clone(), layer.values.clone())
     }
 }

@@ -238,8 +238,12 @@ impl<'a> Task<'a> {
         let mut stops = loaded.config.eos_token_ids.clone();
         stops.extend(loaded.tokenizer.eos_token_id());
         stops.extend(self.chat.as_ref().and_then(Chat::end_token_id));
-        let options =
-            GenerateOptions { max_new_tokens: self.max_new_tokens, batch_size, stop_token_ids: stops };
+        let options = GenerateOptions {
+            max_new_tokens: self.max_new_tokens,
+            batch_size,
+            stop_token_ids: stops,
+            ..Default::default()
+        };
         let mut texts = vec![String::new(); self.prompts.len()];
         let mut check = || ctx.cancel.check();
         generate(&loaded.model, &self.prompts, &options, &mut check, &mut |index, tokens| {

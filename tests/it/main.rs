@@ -3,6 +3,7 @@
 
 mod check;
 mod devices;
+mod engine;
 mod estimate;
 mod hostile;
 mod hub;

@@ -24,14 +24,14 @@ fn load(name: &str, device: &Device, dtype: Dtype) -> Decoder {
     Decoder::load(&base.config, base.weights.as_ref(), device, dtype).unwrap()
 }
 
-const PROMPT: [i32; 12] = [5, 9, 23, 40, 7, 11, 3, 60, 2, 17, 33, 8];
+const PROMPT: [u32; 12] = [5, 9, 23, 40, 7, 11, 3, 60, 2, 17, 33, 8];
 
 /// Logits of a prompt that is read in two parts through the cache.
 fn logits(model: &Decoder) -> Vec<f32> {
-    let mut cache = KvCache::new(&model.config, 1, PROMPT.len(), model.device(), model.dtype());
+    let mut cache = KvCache::new(&model.config, 1, PROMPT.len(), model.device());
     let mut all = Vec::new();
     for part in PROMPT.chunks(8) {
-        let batch = TokenBatch::left_padded(part.to_vec(), part.len(), &[0], cache.length(), model);
+        let batch = TokenBatch::cached(&[(0, part)], &cache);
         let logits = model.logits(model.hidden(&batch, Some(&mut cache), &Untouched));
         all.extend(logits.into_data().try_to_vec::<f32>().unwrap());
     }
@@ -72,7 +72,7 @@ fn adapter_on_bf16(device: &Device) {
     let params = OptimizerParams { max_steps: Some(4), per_device_train_batch_size: 2, ..Default::default() };
     let mut tokens = TokenSet::new();
     for row in 0..8 {
-        let ids = PROMPT.map(|token| (token + row) % 60);
+        let ids = PROMPT.map(|token| (token as i32 + row) % 60);
         tokens.push(&ids, &ids);
     }
     let adapter = Adapter::new(&serde_json::from_value(json!({"use_dora": true, "bias": "all"})).unwrap());
@@ -144,8 +144,8 @@ fn loading_peaks_below_1_3_times_the_weights() {
         let model = Decoder::load(&base.config, base.weights.as_ref(), &Device::flex(), dtype).unwrap();
         if stored == computed {
             // Mapped weights come into memory when they are first read.
-            let mut cache = KvCache::new(&base.config, 1, 1, model.device(), dtype);
-            let batch = TokenBatch::right_padded(&[&[1]], 0, &model);
+            let mut cache = KvCache::new(&base.config, 1, 1, model.device());
+            let batch = TokenBatch::cached(&[(0, &[1])], &cache);
             model.logits(model.hidden(&batch, Some(&mut cache), &Untouched)).sum().into_scalar::<f32>();
         }
         println!("grew by {}", peak_bytes() - before);
@@ -181,7 +181,7 @@ fn estimates_of_absurd_numbers_do_not_overflow() {
     let config = ModelConfig::from_json(&config).unwrap();
     for rows in [1 << 60, usize::MAX] {
         assert_eq!(train::pass_bytes(&config, rows, usize::MAX, 0, false), u64::MAX);
-        assert_eq!(eval::pass_bytes(&config, rows, usize::MAX, Dtype::F32), u64::MAX);
+        assert_eq!(eval::pass_bytes(&config, rows, usize::MAX), u64::MAX);
     }
     assert_eq!(train::state_bytes(u64::MAX), u64::MAX);
 }

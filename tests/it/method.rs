@@ -99,19 +99,19 @@ fn a_draw_at_the_rate_is_kept() {
     assert_eq!(kept, rng::stream(11, "pc", &[3, 1]).unit_f64(), "the draw itself is still kept");
 }
 
-fn batch(model: &Decoder) -> TokenBatch {
-    TokenBatch::right_padded(&[&[1, 2, 3, 4, 5], &[6, 7, 8]], 0, model)
+fn batch() -> TokenBatch {
+    TokenBatch::rows(&[&[1, 2, 3, 4, 5], &[6, 7, 8]])
 }
 
 #[test]
 fn with_both_rates_zero_the_pass_is_the_plain_one_bit_for_bit() {
     on_every_device(|device| {
         let model = tiny::decoder(3, device);
-        let plain = values(model.hidden(&batch(&model), None, &Untouched));
+        let plain = values(model.hidden(&batch(), None, &Untouched));
         let hook = draw(&rates(0.0, 0.0), 5, 1, 3);
-        assert_eq!(plain, values(model.hidden(&batch(&model), None, &hook)));
+        assert_eq!(plain, values(model.hidden(&batch(), None, &hook)));
         let hook = draw(&rates(0.0, 0.3), 5, 1, 3);
-        assert_ne!(plain, values(model.hidden(&batch(&model), None, &hook)), "a mask must do something");
+        assert_ne!(plain, values(model.hidden(&batch(), None, &hook)), "a mask must do something");
     });
 }
 
@@ -136,12 +136,12 @@ fn a_dropped_ffn_leaves_the_residual_and_attention_and_is_not_computed() {
     on_every_device(|device| {
         let mut model = tiny::decoder(3, device);
         let hook = Dropping { layers: vec![1], ran: RefCell::default() };
-        let dropped = values(model.hidden(&batch(&model), None, &hook));
+        let dropped = values(model.hidden(&batch(), None, &hook));
         assert_eq!(*hook.ran.borrow(), [0, 2]);
         // x + a without the FFN is what the layer gives when its down projection is zero.
         let down = &mut model.layers[1].ffn.down_proj.weight;
         *down = down.zeros_like();
-        assert_eq!(dropped, values(model.hidden(&batch(&model), None, &Untouched)));
+        assert_eq!(dropped, values(model.hidden(&batch(), None, &Untouched)));
     });
 }
 
@@ -159,10 +159,10 @@ pub(crate) fn adapter(targets: &[&str]) -> AdapterParams {
 fn a_fresh_adapter_changes_nothing_and_has_pefts_initialisation() {
     on_every_device(|device| {
         let mut model = tiny::decoder(2, device);
-        let plain = values(model.hidden(&batch(&model), None, &Untouched));
+        let plain = values(model.hidden(&batch(), None, &Untouched));
         let count = Adapter::new(&adapter(&["q_proj", "down_proj"])).attach_new(&mut model, 1).unwrap();
         assert_eq!(count, 2 * 4 * ((16 + 16) + (24 + 16)));
-        assert_eq!(plain, values(model.hidden(&batch(&model), None, &Untouched)));
+        assert_eq!(plain, values(model.hidden(&batch(), None, &Untouched)));
         for param in model.adapter_params() {
             let (value, bound) = (values(param.value()), 1.0 / (param.shape()[1] as f32).sqrt());
             if param.name.ends_with("lora_B.weight") {
@@ -188,7 +188,7 @@ fn the_adapter_of_a_dropped_ffn_gets_no_gradient() {
             param.set_leaf(value);
         }
         let hook = Dropping { layers: vec![0], ran: RefCell::default() };
-        let tape = model.hidden(&batch(&model), None, &hook).sum().backward();
+        let tape = model.hidden(&batch(), None, &hook).sum().backward();
         let with_grad: Vec<(String, bool)> =
             model.adapter_params().iter().map(|p| (p.name.clone(), p.grad(&tape).is_some())).collect();
         for (name, has) in with_grad {

@@ -50,14 +50,14 @@ fn tasks(shape: &Segments) -> Vec<Task> {
 }
 
 /// The keys that queries `from..to` of a segment see between them.
-fn visible(shape: &Segments, from: usize, to: usize) -> std::ops::Range<usize> {
+pub(super) fn visible(shape: &Segments, from: usize, to: usize) -> std::ops::Range<usize> {
     let first = shape.window.map_or(0, |window| (from + 1).saturating_sub(window));
     first..to
 }
 
-/// Turns scores into probabilities, row by row, and gives the derivative of the soft cap where
+/// Turns scores into probabilities, row by row, the first of query `from`, and gives the derivative of the soft cap where
 /// there is one: `cap * tanh(s / cap)` has the slope `1 - (s' / cap)^2`.
-fn softmax(
+pub(super) fn softmax(
     shape: &Segments,
     scores: &mut [f32],
     slopes: &mut Vec<f32>,

@@ -4,7 +4,11 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::{Update, matmul::{Threads, View, product}};
+use super::{
+    Update,
+    matmul::{Threads, View, product},
+    skinny,
+};
 
 /// Sizes of a linear layer on some tokens.
 #[derive(Debug, Clone, Copy)]
@@ -18,11 +22,7 @@ pub(super) struct Sizes {
 
 /// `x W^T`.
 pub(super) fn forward(sizes: Sizes, x: &[f32], weight: &[f32]) -> Vec<f32> {
-    let Sizes { tokens, into, out, .. } = sizes;
-    let mut y = vec![0.0; tokens * out];
-    let (x, weight) = (View::new(x, tokens, into), View::new(weight, out, into));
-    product(&mut y, false, 1.0, x, weight.transposed(), Threads::All);
-    y
+    skinny::product(x, weight, [sizes.tokens, sizes.into, sizes.out])
 }
 
 /// The gradient of the input: `g W`.

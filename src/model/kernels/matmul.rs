@@ -18,6 +18,13 @@ impl<'a> View<'a> {
         Self { data, rows, columns, strides: [columns, 1] }
     }
 
+    /// Some of its columns.
+    pub(super) fn columns(self, columns: std::ops::Range<usize>) -> Self {
+        assert!(columns.end <= self.columns, "columns {columns:?} of {}", self.columns);
+        let data = &self.data[(columns.start * self.strides[1]).min(self.data.len())..];
+        Self { data, columns: columns.len(), ..self }
+    }
+
     /// Rows and columns exchanged.
     pub(super) fn transposed(self) -> Self {
         Self { rows: self.columns, columns: self.rows, strides: [self.strides[1], self.strides[0]], ..self }
@@ -37,7 +44,6 @@ pub(super) enum Threads {
 ///
 /// # Shapes
 /// `a` is `[m, k]`, `b` is `[k, n]`, `out` holds `[m, n]`, rows one after another.
-#[expect(unsafe_code, reason = "the product's only form takes pointers")]
 pub(super) fn product(
     out: &mut [f32],
     accumulate: bool,
@@ -46,8 +52,23 @@ pub(super) fn product(
     b: View<'_>,
     threads: Threads,
 ) {
+    product_into(out, b.columns, accumulate, factor, a, b, threads);
+}
+
+/// The same where rows of `out` begin `stride` values apart.
+#[expect(unsafe_code, reason = "the product's only form takes pointers")]
+pub(super) fn product_into(
+    out: &mut [f32],
+    stride: usize,
+    accumulate: bool,
+    factor: f32,
+    a: View<'_>,
+    b: View<'_>,
+    threads: Threads,
+) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
-    assert!(b.rows == k && out.len() >= m * n, "a product of {m} x {k} and {} x {n}", b.rows);
+    assert!(b.rows == k, "a product of {m} x {k} and {} x {n}", b.rows);
+    assert!(stride >= n && out.len() + stride >= m * stride + n, "{m} rows of {n} in {} values", out.len());
     let parallelism = match threads {
         Threads::This => gemm::Parallelism::None,
         Threads::All => gemm::Parallelism::Rayon(0),
@@ -55,7 +76,7 @@ pub(super) fn product(
     let strides = |view: View<'_>| view.strides.map(usize::cast_signed);
     let ([a_row, a_column], [b_row, b_column]) = (strides(a), strides(b));
     // SAFETY: a view holds `rows * columns` values, rows or columns dense, so that every place it
-    // names lies in its slice (checked where it is made); `out` holds `m * n` values (checked
+    // names lies in its slice (checked where it is made); `out` holds `m` rows of `n` values (checked
     // above) and, borrowed mutably, overlaps neither.
     unsafe {
         gemm::gemm(
@@ -64,7 +85,7 @@ pub(super) fn product(
             k,
             out.as_mut_ptr(),
             1,
-            n.cast_signed(),
+            stride.cast_signed(),
             accumulate,
             a.data.as_ptr(),
             a_column,
@@ -96,6 +117,15 @@ mod tests {
         assert_eq!(out, [5.0, 5.0, 14.0, 11.0]);
         product(&mut out, true, 2.0, b.transposed(), a.transposed(), Threads::All);
         assert_eq!(out, [15.0, 33.0, 24.0, 33.0]);
+    }
+
+    #[test]
+    fn products_of_parts_of_views() {
+        let a = View::new(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3).columns(1..3);
+        let b = View::new(&[1.0, 0.0, 2.0, 1.0], 2, 2);
+        let mut out = [-1.0; 5];
+        product_into(&mut out, 3, false, 1.0, a, b, Threads::This);
+        assert_eq!(out, [8.0, 3.0, -1.0, 17.0, 6.0]);
     }
 
     #[test]

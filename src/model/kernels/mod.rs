@@ -7,6 +7,8 @@
 )]
 
 mod attention;
+mod cached_attention;
+mod cached_portable;
 mod exp;
 #[cfg(feature = "libtorch")]
 mod libtorch;
@@ -16,6 +18,7 @@ mod norm;
 mod passes;
 mod portable;
 mod rotate;
+mod skinny;
 mod softmax;
 mod swiglu;
 #[cfg(test)]
@@ -59,6 +62,34 @@ pub(crate) struct Segments {
     pub window: Option<usize>,
 }
 
+/// Rows whose earlier keys and values lie in a cache of `[slots, kv_heads, capacity, head_dim]`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CachedRows {
+    /// Of the new tokens.
+    pub shape: Segments,
+    /// One for each row.
+    pub places: Arc<[Place]>,
+}
+
+/// Where a row's keys and values lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Of its oldest tokens, which it shares with other rows: slot, and how many of its tokens.
+    pub shared: Vec<(usize, usize)>,
+    /// The row's own slot.
+    pub slot: usize,
+    /// Tokens already there.
+    pub past: usize,
+}
+
+/// A slot whose first tokens another one gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Copied {
+    pub from: usize,
+    pub to: usize,
+    pub tokens: usize,
+}
+
 /// How features are turned by a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Turn {
@@ -85,6 +116,38 @@ pub(crate) struct Update {
 pub(super) fn attention(queries: Tensor<2>, keys: Tensor<2>, values: Tensor<2>, rows: Segments) -> Tensor<2> {
     let [queries, keys, values] = [queries, keys, values].map(Tensor::into_dispatch);
     Tensor::from_dispatch(<Dispatch as Fused>::attention(queries, keys, values, rows))
+}
+
+/// Puts the new tokens' keys or values into a cache. Not differentiable.
+///
+/// # Shapes
+/// `cache` is `[slots, kv_heads, capacity, head_dim]`, `new` `[tokens, kv_heads * head_dim]`, in f32.
+pub(super) fn append(cache: Tensor<4>, new: Tensor<2>, rows: CachedRows) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as Cached>::append(cache.into_dispatch(), new.into_dispatch(), rows))
+}
+
+/// Copies tokens of a cache between its slots. Not differentiable.
+///
+/// # Shapes
+/// `[slots, kv_heads, capacity, head_dim]` in and out, in f32.
+pub(super) fn copy(cache: Tensor<4>, copies: Vec<Copied>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as Cached>::copy(cache.into_dispatch(), copies))
+}
+
+/// Causal attention of new tokens to all of their rows, which the cache already holds. Not
+/// differentiable.
+///
+/// # Shapes
+/// `queries` is `[tokens, heads * head_dim]`, keys and values are `[slots, kv_heads, capacity,
+/// head_dim]`, in f32; the result has the shape of the queries.
+pub(super) fn cached_attention(
+    queries: Tensor<2>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    rows: CachedRows,
+) -> Tensor<2> {
+    let (keys, values) = (keys.into_dispatch(), values.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Cached>::cached_attention(queries.into_dispatch(), keys, values, rows))
 }
 
 /// `silu(gate) * up`.
@@ -224,12 +287,36 @@ pub(crate) trait Scores: Passes {
     }
 }
 
+/// Likewise.
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"))]
+pub(crate) trait Cached: Passes {
+    fn append(cache: FloatTensor<Self>, new: FloatTensor<Self>, rows: CachedRows) -> FloatTensor<Self> {
+        Self::appended(cache, new, &rows)
+    }
+
+    fn copy(cache: FloatTensor<Self>, copies: Vec<Copied>) -> FloatTensor<Self> {
+        Self::copied(cache, &copies)
+    }
+
+    fn cached_attention(
+        queries: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        rows: CachedRows,
+    ) -> FloatTensor<Self> {
+        Self::attended(queries, [keys, values], &rows)
+    }
+}
+
 impl Fused for Flex {}
 impl Scores for Flex {}
+impl Cached for Flex {}
 #[cfg(feature = "libtorch")]
 impl Fused for burn::backend::LibTorch {}
 #[cfg(feature = "libtorch")]
 impl Scores for burn::backend::LibTorch {}
+#[cfg(feature = "libtorch")]
+impl Cached for burn::backend::LibTorch {}
 
 // The forwarding that is generated for these two asks for the passes, and never calls them.
 impl Passes for Dispatch {}

@@ -7,7 +7,10 @@ use burn::{
 };
 use burn_flex::FlexTensor;
 
-use super::{Segments, Turn, Update, attention, linear, norm, portable, rotate, softmax, swiglu};
+use super::{
+    CachedRows, Copied, Segments, Turn, Update, attention, cached_attention, cached_portable, linear, norm,
+    portable, rotate, softmax, swiglu,
+};
 
 /// Shapes are those of the functions of the same names in the parent module.
 pub(crate) trait Passes: Backend {
@@ -71,6 +74,23 @@ pub(crate) trait Passes: Backend {
 
     fn log_probabilities(logits: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::log_softmax(logits, 1)
+    }
+
+    /// The cache with the new tokens in it.
+    fn appended(cache: FloatTensor<Self>, new: FloatTensor<Self>, rows: &CachedRows) -> FloatTensor<Self> {
+        cached_portable::append::<Self>(cache, new, rows)
+    }
+
+    fn copied(cache: FloatTensor<Self>, copies: &[Copied]) -> FloatTensor<Self> {
+        cached_portable::copy::<Self>(cache, copies)
+    }
+
+    fn attended(
+        queries: FloatTensor<Self>,
+        cache: [FloatTensor<Self>; 2],
+        rows: &CachedRows,
+    ) -> FloatTensor<Self> {
+        cached_portable::attention::<Self>(queries, cache, rows)
     }
 
     fn probability_error(log_p: FloatTensor<Self>, targets: &[usize], denominator: f32) -> FloatTensor<Self> {
@@ -199,6 +219,27 @@ impl Passes for Flex {
     fn log_probabilities(logits: FlexTensor) -> FlexTensor {
         let shape = shape_of(&logits);
         let [out] = on_values([logits], [shape], |[logits]| [softmax::log_softmax(logits, shape[1])]);
+        out
+    }
+
+    fn appended(mut cache: FlexTensor, new: FlexTensor, rows: &CachedRows) -> FlexTensor {
+        let (capacity, new) = (cache.layout().shape()[2], new.to_contiguous());
+        let new = new.as_slice().expect("a dense tensor of f32");
+        cached_attention::append(cache.storage_mut(), capacity, new, rows);
+        cache
+    }
+
+    fn copied(mut cache: FlexTensor, copies: &[Copied]) -> FlexTensor {
+        let shape = cache.layout().shape();
+        let dims = [shape[1], shape[2], shape[3]];
+        cached_attention::copy(cache.storage_mut(), dims, copies);
+        cache
+    }
+
+    fn attended(queries: FlexTensor, [keys, values]: [FlexTensor; 2], rows: &CachedRows) -> FlexTensor {
+        let (shape, capacity) = (shape_of(&queries), keys.layout().shape()[2]);
+        let kernel = |[q, k, v]: [&[f32]; 3]| [cached_attention::forward(rows, capacity, q, k, v)];
+        let [out] = on_values([queries, keys, values], [shape], kernel);
         out
     }
 

@@ -10,7 +10,7 @@ use burn::{
 use super::{Segments, Turn, Update};
 
 /// Added to scores that must not be seen; far below any score, yet finite.
-const HIDDEN: f32 = -1e9;
+pub(super) const HIDDEN: f32 = -1e9;
 
 /// One row's queries, keys and values, the query heads of a key head stacked along the sequence.
 ///

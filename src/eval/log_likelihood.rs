@@ -1,0 +1,197 @@
+//! Log-likelihoods of continuations. An item's context goes through the network once, whatever the
+//! number of its choices, and what all contexts begin with once for all of them.
+
+use anyhow::{bail, ensure};
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::generate::shared_prefix;
+use crate::model::{Decoder, KvCache, TokenBatch, Untouched, log_softmax};
+
+/// Positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
+const CHUNK: usize = 256;
+
+/// A context, and what may follow it.
+#[derive(Debug, Clone)]
+pub struct Choices {
+    /// At least one token.
+    pub context: Vec<u32>,
+    /// At least one token each.
+    pub continuations: Vec<Vec<u32>>,
+}
+
+/// What the model makes of a continuation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
+    /// Of the whole continuation, in nats.
+    pub log_likelihood: f64,
+    /// Whether each of its tokens is the most likely one.
+    pub is_greedy: bool,
+}
+
+/// Scores every item's continuations, about `batch_size` of them together. `on_done` gets an item's
+/// number and its scores, in an order that is not the items'; `check` is asked before every pass
+/// and its error ends the work.
+///
+/// # Errors
+/// When a context or a continuation is empty or the two are longer than the model takes, when logits
+/// are not finite (the error names the item), or when a callback says so.
+pub fn log_likelihoods(
+    model: &Decoder,
+    items: &[Choices],
+    batch_size: usize,
+    check: &mut dyn FnMut() -> anyhow::Result<()>,
+    on_done: &mut dyn FnMut(usize, &[Score]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for (index, item) in items.iter().enumerate() {
+        ensure!(!item.context.is_empty(), "item {index} has an empty context");
+        ensure!(item.continuations.iter().all(|c| !c.is_empty()), "item {index} has an empty continuation");
+        // The last token of a continuation is only predicted, never read.
+        let length = item.context.len() + longest(item).saturating_sub(1);
+        ensure!(
+            length <= model.max_positions(),
+            "item {index} has {length} tokens, but the model takes {}",
+            model.max_positions()
+        );
+    }
+    let prefix = shared_prefix(model, items.iter().map(|item| item.context.as_slice()));
+    // Longest first: what does not fit into memory fails at once.
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(items[*index].context.len()));
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut rows = usize::MAX;
+    for index in order {
+        let choices = items[index].continuations.len().max(1);
+        rows = rows.saturating_add(choices);
+        if rows > batch_size.max(1) {
+            groups.push(Vec::new());
+            rows = choices;
+        }
+        if let Some(group) = groups.last_mut() {
+            group.push(index);
+        }
+    }
+    let slots = groups
+        .iter()
+        .map(|group| group.iter().map(|index| 1 + items[*index].continuations.len()).sum::<usize>());
+    let capacity = items.iter().map(|item| (item.context.len() - prefix).max(longest(item))).max();
+    let (slots, capacity) = (1 + slots.max().unwrap_or(0), capacity.unwrap_or(0).max(prefix));
+    let mut cache = KvCache::new(&model.config, slots, capacity, model.device());
+    if prefix > 0 {
+        check()?;
+        let batch = TokenBatch::cached(&[(0, &items[0].context[..prefix])], &cache);
+        model.hidden(&batch, Some(&mut cache), &Untouched);
+    }
+    for group in groups {
+        let group: Vec<(usize, &Choices)> = group.into_iter().map(|index| (index, &items[index])).collect();
+        check()?;
+        for (scores, (index, _)) in score(model, &mut cache, prefix, &group, check)?.iter().zip(&group) {
+            on_done(*index, scores)?;
+        }
+    }
+    Ok(())
+}
+
+fn longest(item: &Choices) -> usize {
+    item.continuations.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// One token that a pass predicts.
+struct Wanted {
+    /// The row of the hidden states that predicts it.
+    position: i32,
+    token: u32,
+    /// The item's place in its group, and the continuation.
+    of: (usize, usize),
+}
+
+/// The scores of a group of items. Slot 0 holds what all contexts begin with.
+fn score(
+    model: &Decoder,
+    cache: &mut KvCache,
+    prefix: usize,
+    group: &[(usize, &Choices)],
+    check: &mut dyn FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<Vec<Score>>> {
+    let nothing = Score { log_likelihood: 0.0, is_greedy: true };
+    let mut scores: Vec<Vec<Score>> =
+        group.iter().map(|(_, item)| vec![nothing; item.continuations.len()]).collect();
+    let contexts: Vec<(usize, &[u32])> =
+        group.iter().enumerate().map(|(place, (_, item))| (1 + place, &item.context[prefix..])).collect();
+    for (slot, _) in &contexts {
+        cache.clear(*slot);
+        if prefix > 0 {
+            cache.fork(0, *slot);
+        }
+    }
+    let mut wanted = Vec::new();
+    let mut position = -1;
+    for (place, (_, item)) in group.iter().enumerate() {
+        position += (item.context.len() - prefix) as i32;
+        let firsts = item.continuations.iter().enumerate();
+        wanted.extend(firsts.map(|(choice, tokens)| Wanted {
+            position,
+            token: tokens[0],
+            of: (place, choice),
+        }));
+    }
+    pass(model, cache, &contexts, &wanted, group, &mut scores)?;
+
+    let mut rows: Vec<(usize, &[u32])> = Vec::new();
+    let mut wanted = Vec::new();
+    let mut position = 0;
+    for (place, (_, item)) in group.iter().enumerate() {
+        for (choice, tokens) in item.continuations.iter().enumerate() {
+            if let [read @ .., _] = &tokens[..]
+                && !read.is_empty()
+            {
+                let slot = 1 + group.len() + rows.len();
+                cache.fork(1 + place, slot);
+                rows.push((slot, read));
+                wanted.extend(tokens[1..].iter().zip(position..).map(|(token, position)| Wanted {
+                    position,
+                    token: *token,
+                    of: (place, choice),
+                }));
+                position += read.len() as i32;
+            }
+        }
+    }
+    if !rows.is_empty() {
+        check()?;
+        pass(model, cache, &rows, &wanted, group, &mut scores)?;
+    }
+    Ok(scores)
+}
+
+/// Reads some rows and adds what they say of the wanted tokens to the scores.
+fn pass(
+    model: &Decoder,
+    cache: &mut KvCache,
+    rows: &[(usize, &[u32])],
+    wanted: &[Wanted],
+    group: &[(usize, &Choices)],
+    scores: &mut [Vec<Score>],
+) -> anyhow::Result<()> {
+    let device = model.device();
+    let batch = TokenBatch::cached(rows, cache);
+    let hidden = model.hidden(&batch, Some(cache), &Untouched);
+    for wanted in wanted.chunks(CHUNK) {
+        let column = |values: Vec<i32>| Tensor::<1, Int>::from_data(TensorData::from(&values[..]), device);
+        let positions = column(wanted.iter().map(|wanted| wanted.position).collect());
+        let tokens = column(wanted.iter().map(|wanted| wanted.token as i32).collect());
+        let log_p = log_softmax(model.logits(hidden.clone().select(0, positions)));
+        let best = log_p.clone().argmax(1).into_data();
+        let likely = log_p.gather(1, tokens.unsqueeze_dim(1)).into_data();
+        let found = likely.iter::<f32>().zip(best.iter::<i64>());
+        for (wanted, (log_p, best)) in wanted.iter().zip(found) {
+            let (place, choice) = wanted.of;
+            if !log_p.is_finite() {
+                bail!("the model's logits for item {} are not finite", group[place].0);
+            }
+            let score = &mut scores[place][choice];
+            score.log_likelihood += f64::from(log_p);
+            score.is_greedy &= best == i64::from(wanted.token);
+        }
+    }
+    Ok(())
+}

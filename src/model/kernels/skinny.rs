@@ -1,0 +1,221 @@
+//! `x W^T` on the CPU, made for few tokens, where the weights are most of the memory: they are read once
+//! and in order. A token's result is one sum over its features in order, so that it does not depend on
+//! the tokens beside it.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Rows of the weight that are worked on together.
+const ROWS: usize = 8;
+
+/// Features between two looks at the loops' bounds.
+const STEP: usize = 4;
+
+/// The most tokens that an instruction works on.
+const MOST_LANES: usize = 16;
+
+/// Rows of the weight that one thread takes at a time, where there are enough.
+const SHARE: usize = 512;
+
+/// `x W^T`.
+///
+/// # Shapes
+/// `x` is `[tokens, into]`, `weight` `[out, into]`, the result `[tokens, out]`.
+pub(super) fn product(x: &[f32], weight: &[f32], [tokens, into, out]: [usize; 3]) -> Vec<f32> {
+    let mut y = vec![0.0; tokens * out];
+    if tokens * into * out == 0 {
+        return y;
+    }
+    let arch = Arch::new();
+    let panels = panels(x, tokens, into, arch.dispatch(Lanes));
+    let share = (out / (4 * rayon::current_num_threads())).next_multiple_of(ROWS).clamp(ROWS, SHARE);
+    // Each thread gets some columns of the result.
+    let mut parts: Vec<Vec<&mut [f32]>> =
+        (0..out.div_ceil(share)).map(|_| Vec::with_capacity(tokens)).collect();
+    for row in y.chunks_exact_mut(out) {
+        for (part, columns) in parts.iter_mut().zip(row.chunks_mut(share)) {
+            part.push(columns);
+        }
+    }
+    parts.into_par_iter().zip(weight.par_chunks(share * into)).for_each(|(out, weight)| {
+        arch.dispatch(Share { panels: &panels, weight, into, out });
+    });
+    y
+}
+
+/// How many tokens an instruction works on.
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
+}
+
+/// The tokens in groups of `lanes`, each group feature by feature; the last is filled up with zeros.
+fn panels(x: &[f32], tokens: usize, into: usize, lanes: usize) -> Vec<f32> {
+    let mut panels = vec![0.0; tokens.div_ceil(lanes) * lanes * into];
+    panels.par_chunks_exact_mut(lanes * into).zip(x.par_chunks(lanes * into)).for_each(|(panel, x)| {
+        for (lane, token) in x.chunks_exact(into).enumerate() {
+            for (to, from) in panel[lane..].iter_mut().step_by(lanes).zip(token) {
+                *to = *from;
+            }
+        }
+    });
+    panels
+}
+
+/// One thread's share of a product.
+struct Share<'a> {
+    panels: &'a [f32],
+    weight: &'a [f32],
+    into: usize,
+    /// For each token, its columns.
+    out: Vec<&'a mut [f32]>,
+}
+
+/// Rows of the weight, the same distance apart.
+#[derive(Clone, Copy)]
+struct Rows {
+    first: usize,
+    step: usize,
+}
+
+impl WithSimd for Share<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let rows = self.weight.len() / self.into;
+        let panels = self.out.len().div_ceil(S::F32_LANES);
+        let blocks = rows / ROWS;
+        for block in 0..blocks {
+            // One panel waits for the weights: rows that are far apart are streams of their own,
+            // each read in order, which processors see and read ahead. More panels use each weight
+            // again: rows side by side.
+            let rows = match panels {
+                1 => Rows { first: block, step: blocks },
+                _ => Rows { first: block * ROWS, step: 1 },
+            };
+            self.all_panels::<S, ROWS>(simd, rows);
+        }
+        for row in blocks * ROWS..rows {
+            self.all_panels::<S, 1>(simd, Rows { first: row, step: 1 });
+        }
+    }
+}
+
+impl Share<'_> {
+    #[inline(always)]
+    fn all_panels<S: Simd, const R: usize>(&mut self, simd: S, rows: Rows) {
+        let panels = self.out.len().div_ceil(S::F32_LANES);
+        let mut panel = 0;
+        while panel < panels {
+            // Three at a time keep both units busy, two are better than two times one.
+            match panels - panel {
+                1 => {
+                    self.tile::<S, R, 1>(simd, panel, rows);
+                    panel += 1;
+                }
+                2 | 4 => {
+                    self.tile::<S, R, 2>(simd, panel, rows);
+                    panel += 2;
+                }
+                _ => {
+                    self.tile::<S, R, 3>(simd, panel, rows);
+                    panel += 3;
+                }
+            }
+        }
+    }
+
+    /// The product of `P` panels, from `panel` on, with `R` rows of the weight.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, panel: usize, rows: Rows) {
+        let (lanes, into) = (S::F32_LANES, self.into);
+        let panels: [&[S::f32s]; P] = std::array::from_fn(|p| {
+            let start = (panel + p) * into * lanes;
+            S::as_simd_f32s(&self.panels[start..start + into * lanes]).0
+        });
+        let weights: [&[f32]; R] = std::array::from_fn(|row| {
+            let start = (rows.first + row * rows.step) * into;
+            &self.weight[start..start + into]
+        });
+        let sums = sums(simd, panels, weights);
+        for p in 0..P {
+            let mut transposed = [[0.0; MOST_LANES]; R];
+            for (to, sums) in transposed.iter_mut().zip(&sums) {
+                S::as_mut_simd_f32s(&mut to[..lanes]).0[0] = sums[p];
+            }
+            let tokens = self.out.iter_mut().skip((panel + p) * lanes).take(lanes);
+            for (lane, token) in tokens.enumerate() {
+                let columns = token[rows.first..].iter_mut().step_by(rows.step);
+                columns.zip(&transposed).for_each(|(out, sums)| *out = sums[lane]);
+            }
+        }
+    }
+}
+
+/// For each row of the weight, its products with all tokens of some panels.
+#[inline(always)]
+fn sums<S: Simd, const R: usize, const P: usize>(
+    simd: S,
+    panels: [&[S::f32s]; P],
+    rows: [&[f32]; R],
+) -> [[S::f32s; P]; R] {
+    // Arrays inside the loop: their bounds are known.
+    let stepped_panels = panels.map(|panel| panel.as_chunks::<STEP>().0);
+    let stepped_rows = rows.map(|row| row.as_chunks::<STEP>().0);
+    let steps = stepped_rows[0].len();
+    let mut sums = [[simd.splat_f32s(0.0); P]; R];
+    for at in 0..steps {
+        let x: [&[S::f32s; STEP]; P] = std::array::from_fn(|p| &stepped_panels[p][at]);
+        let w: [&[f32; STEP]; R] = std::array::from_fn(|row| &stepped_rows[row][at]);
+        for k in 0..STEP {
+            for row in 0..R {
+                let weight = simd.splat_f32s(w[row][k]);
+                for p in 0..P {
+                    sums[row][p] = simd.mul_add_f32s(weight, x[p][k], sums[row][p]);
+                }
+            }
+        }
+    }
+    for k in steps * STEP..rows[0].len() {
+        for row in 0..R {
+            let weight = simd.splat_f32s(rows[row][k]);
+            for p in 0..P {
+                sums[row][p] = simd.mul_add_f32s(weight, panels[p][k], sums[row][p]);
+            }
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(seed: u64, count: usize) -> Vec<f32> {
+        let mut random = crate::rng::stream(seed, "skinny", &[]);
+        (0..count).map(|_| random.unit_f32() - 0.5).collect()
+    }
+
+    #[test]
+    fn every_token_alone_gives_the_same_bits() {
+        for (tokens, into, out) in [(1, 1, 1), (5, 7, 3), (16, 64, 40), (70, 33, 530), (33, 96, 17)] {
+            let (x, weight) = (values(1, tokens * into), values(2, into * out));
+            let all = product(&x, &weight, [tokens, into, out]);
+            for (token, (x, y)) in x.chunks(into).zip(all.chunks(out)).enumerate() {
+                assert_eq!(product(x, &weight, [1, into, out]), y, "token {token} of {tokens}");
+                for (weight, y) in weight.chunks(into).zip(y) {
+                    let exact: f64 = x.iter().zip(weight).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                    assert!((exact - f64::from(*y)).abs() < 1e-5, "{exact} {y}");
+                }
+            }
+        }
+        assert!(product(&[], &values(1, 6), [0, 2, 3]).is_empty());
+    }
+}

@@ -307,7 +307,8 @@ impl<'a> Task<'a> {
             let (base, filter) = metric.split_once(',').unwrap_or((metric, "none"));
             let (low, high) = stats::wilson(*right, n);
             scores[metric] = json!(p);
-            scores[format!("{base}_stderr,{filter}")] = json!(stats::stderr(p, n));
+            scores[format!("{base}_stderr,{filter}")] =
+                json!(if n > 1 { (p * (1.0 - p) / (n - 1) as f64).sqrt() } else { 0.0 });
             scores[format!("{base}_ci95,{filter}")] = json!([low, high]);
             unparsed[filter] = json!(missing);
             ctx.log(format_args!("{name}: {metric} {p:.4} ({right} of {n}; {missing} without an answer)"));

@@ -6,37 +6,22 @@ mod equal;
 mod expression;
 mod normalize;
 
-use serde::{Deserialize, Serialize};
-
 use normalize::{Slash, normalize};
 
-/// Which grader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum MathMode {
-    /// Equal after MATH's own normalisation; a text that it cannot normalise is compared as it is.
-    Strict,
-    /// The Trans-PEFT code's: hundredfold and hundredth count, and so does a prediction that cannot
-    /// be normalised.
-    PaperCompat,
-}
+use crate::params::MathMode;
 
-impl MathMode {
-    /// Whether a prediction is the gold answer.
-    pub fn is_equal(self, prediction: &str, gold: &str) -> bool {
-        match self {
-            Self::Strict => match (normalize(prediction, Slash::Kept), normalize(gold, Slash::Kept)) {
-                (Some(prediction), Some(gold)) => prediction == gold,
-                _ => prediction == gold,
-            },
-            Self::PaperCompat => {
-                match (normalize(prediction, Slash::Raises), normalize(gold, Slash::Raises)) {
-                    (Some(prediction), Some(gold)) => {
-                        equal::math_equal(&prediction, &gold) || prediction == gold
-                    }
-                    // The reference's handler compares the prediction with itself.
-                    _ => true,
-                }
+/// Whether a prediction is the gold answer.
+pub fn is_math_equal(mode: MathMode, prediction: &str, gold: &str) -> bool {
+    match mode {
+        MathMode::Strict => match (normalize(prediction, Slash::Kept), normalize(gold, Slash::Kept)) {
+            (Some(prediction), Some(gold)) => prediction == gold,
+            _ => prediction == gold,
+        },
+        MathMode::PaperCompat => {
+            match (normalize(prediction, Slash::Raises), normalize(gold, Slash::Raises)) {
+                (Some(prediction), Some(gold)) => equal::math_equal(&prediction, &gold) || prediction == gold,
+                // The reference's handler compares the prediction with itself.
+                _ => true,
             }
         }
     }
@@ -44,7 +29,7 @@ impl MathMode {
 
 /// The reference's reading of a generation: behind its last `The answer is: `, up to a full stop that
 /// ends a line or the text.
-pub fn paper_answer(generation: &str) -> Option<&str> {
+pub(super) fn paper_answer(generation: &str) -> Option<&str> {
     let (_, tail) = generation.rsplit_once("The answer is: ")?;
     let line = tail.split(".\n").next().unwrap_or_default().trim();
     Some(line.strip_suffix('.').unwrap_or(line).trim())
@@ -57,6 +42,14 @@ mod tests {
         *,
     };
     use crate::data::last_boxed;
+
+    fn paper(prediction: &str, gold: &str) -> bool {
+        is_math_equal(PaperCompat, prediction, gold)
+    }
+
+    fn strict(prediction: &str, gold: &str) -> bool {
+        is_math_equal(Strict, prediction, gold)
+    }
 
     /// trans-peft-facts.md 5.5: a generation's end against a gold answer.
     #[test]
@@ -71,7 +64,7 @@ mod tests {
             ("3. The answer is: 4", "4", true),
         ] {
             let generation = format!("So. The answer is: {tail}");
-            let found = paper_answer(&generation).is_some_and(|found| PaperCompat.is_equal(found, gold));
+            let found = paper_answer(&generation).is_some_and(|found| paper(found, gold));
             assert_eq!(found, right, "{tail:?}");
         }
         for text in ["The answer is 5", "the answer is: 5", "The answer is:5", "5"] {
@@ -108,7 +101,7 @@ mod tests {
             ("6-3", "3"),
             ("pi", "3.14159"),
         ] {
-            assert!(PaperCompat.is_equal(prediction, gold), "{prediction} {gold}");
+            assert!(paper(prediction, gold), "{prediction} {gold}");
         }
         for (prediction, gold) in [
             ("7.001", "7"),
@@ -131,19 +124,19 @@ mod tests {
             ("A", "A."),
             ("", "7"),
         ] {
-            assert!(!PaperCompat.is_equal(prediction, gold), "{prediction} {gold}");
-            assert!(!Strict.is_equal(prediction, gold), "{prediction} {gold}");
+            assert!(!paper(prediction, gold), "{prediction} {gold}");
+            assert!(!strict(prediction, gold), "{prediction} {gold}");
         }
         // The reference's defect, under its own name only.
         for (prediction, gold) in [("x/2", "5"), ("km/h", "7"), (r"\frac", "5"), (r"\sqrt", "5")] {
-            assert!(PaperCompat.is_equal(prediction, gold), "{prediction} {gold}");
-            assert!(!Strict.is_equal(prediction, gold), "{prediction} {gold}");
+            assert!(paper(prediction, gold), "{prediction} {gold}");
+            assert!(!strict(prediction, gold), "{prediction} {gold}");
         }
         for (prediction, gold) in [("700", "7"), ("0.07", "7"), ("7.0001", "7"), ("(2,3)", "(2,300)")] {
-            assert!(!Strict.is_equal(prediction, gold), "{prediction} {gold}");
+            assert!(!strict(prediction, gold), "{prediction} {gold}");
         }
         for (prediction, gold) in [(r"\frac12", "1/2"), ("x/2", "x/2"), (r"\frac", r"\frac"), ("0.5", ".5")] {
-            assert!(Strict.is_equal(prediction, gold), "{prediction} {gold}");
+            assert!(strict(prediction, gold), "{prediction} {gold}");
         }
     }
 
@@ -170,7 +163,7 @@ mod tests {
         }
         for mode in [Strict, PaperCompat] {
             let right = |predictions: &[&str]| {
-                golds.iter().zip(predictions).filter(|(gold, found)| mode.is_equal(found, gold)).count()
+                golds.iter().zip(predictions).filter(|(gold, found)| is_math_equal(mode, found, gold)).count()
             };
             let own: Vec<&str> = golds.iter().map(String::as_str).collect();
             let (own, others) = (right(&own), right(&shuffled));

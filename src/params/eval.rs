@@ -69,7 +69,7 @@ fn default_fewshot_seed() -> u64 {
 enum TaskEntry {
     /// The path of a task file that names its rows.
     File(String),
-    Task(TaskSpec),
+    Task(Box<TaskSpec>),
 }
 
 /// One task: how to score, and the rows.

@@ -123,6 +123,9 @@ fn read(sources: &mut Sources, path: &Path, out: &mut Vec<Diagnostic>) -> Option
         diagnostic.message = diagnostic.message.replace("recipe", "task file");
         diagnostic.hint =
             diagnostic.hint.filter(|hint| !hint.contains("recipe") && !hint.contains("`params`"));
+        if diagnostic.hint.is_none() && diagnostic.excerpt.contains("{{") {
+            diagnostic.hint = Some("put a template in quotes: \"{{ ... }}\"".to_owned());
+        }
         diagnostic
     };
     let file = sources.read(path).map_err(|diagnostic| out.push(named(diagnostic))).ok()?;
@@ -145,7 +148,7 @@ fn read(sources: &mut Sources, path: &Path, out: &mut Vec<Diagnostic>) -> Option
         step_ids: Vec::new(),
     };
     let mut typed = Typed { subject, sources: &*sources, tree, out, failed: false };
-    let task = typed.parse(|value| serde_path_to_error::deserialize::<_, TaskDefinition>(value))?;
+    let task = typed.parse(serde_path_to_error::deserialize::<_, TaskDefinition>)?;
     typed.problems(task.check());
     let (rows, fewshot_rows) = task.data_files();
     let mut found = |file: Option<&PathBuf>| file.and_then(|file| data_file(&mut typed, &task, file));

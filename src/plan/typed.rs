@@ -88,7 +88,13 @@ impl Typed<'_, '_> {
                 if !removed.contains(&full) {
                     self.missing(&path, field);
                 }
-                return None;
+                // What lacks it goes as a whole, so that mistakes behind it are found.
+                let mut whole = path;
+                while !take_out(&mut json, &whole) {
+                    whole.pop()?;
+                }
+                removed.push(whole);
+                continue;
             }
             if text.starts_with("unknown field `") {
                 self.unknown(&path, &text);

@@ -4,6 +4,7 @@
 mod check;
 mod devices;
 mod estimate;
+mod eval;
 mod hostile;
 mod hub;
 mod hub_run;

@@ -383,9 +383,14 @@ impl TaskDefinition {
             problems.extend(metric.check(&format!("metric_list.{index}"), self.output_type, &filters));
         }
         let mut keys = Vec::new();
+        let twice =
+            self.filter_list.iter().enumerate().any(|(index, filter)| {
+                self.filter_list[..index].iter().any(|other| other.name == filter.name)
+            });
         for (metric, filter) in self.scores() {
             let key = score_name(metric.metric, &filter);
-            if keys.contains(&key) {
+            // Of a filter that is there twice, that was said.
+            if keys.contains(&key) && !twice {
                 problems.push(
                     Problem::new("metric_list", format!("`{key}` is measured twice"))
                         .hint("`filters: [...]` says which filters a metric is for"),

@@ -71,10 +71,12 @@ impl Task {
 
     fn ask(&self, field: &str, row: &Row) -> anyhow::Result<String> {
         let text = |name: &str| row.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
-        match self.prompt {
-            Some(template) => Ok(prompt(template, text("instruction"), text("input"))),
-            None => self.templates.text(field, row),
-        }
+        let Some(template) = self.prompt else { return self.templates.text(field, row) };
+        ensure!(
+            row.contains_key("instruction"),
+            "there is no field `instruction`, which a training prompt is made of"
+        );
+        Ok(prompt(template, text("instruction"), text("input")))
     }
 
     /// What stands between a question and this answer.
@@ -153,10 +155,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{
-        data::{prompt::commonsense_eval_prompt, read_rows},
-        params::shipped_task,
-    };
+    use crate::{data::read_rows, params::shipped_task};
 
     fn task(name: &str) -> Task {
         Task::new(shipped_task(name).unwrap().clone(), None).unwrap()
@@ -167,21 +166,47 @@ mod tests {
         row
     }
 
+    /// trans-peft-facts.md 3.2 and 3.6, byte for byte.
     #[test]
     fn shipped_tasks_ask_as_the_reference() {
+        const PLAIN: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
+        const PAIRED: &str = "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.";
+        let indent = " ".repeat(16);
         for input in ["", "I"] {
             let row = row(json!({"instruction": "Q", "input": input, "output": "o", "answer": "true"}));
-            let asked = task("boolq").question(&row, &[]).unwrap();
-            assert_eq!(asked, commonsense_eval_prompt("Q", input));
+            let expected = match input {
+                "" => format!("{PLAIN} \n\n>### Instruction:\n>Q\n\n>### Response:\n>"),
+                _ => format!("{PAIRED}\n\n>### Instruction:\n>Q\n\n>### Input:\n>I\n\n>### Response:\n>"),
+            };
+            assert_eq!(task("boolq").question(&row, &[]).unwrap(), expected.replace('>', &indent));
+            // The whole question is the instruction, also where training split it.
             let whole = if input.is_empty() { "Q" } else { "Q\nI" };
-            let expected = prompt(PromptTemplate::Alpaca, whole, "") + " Let's think step by step.";
+            let expected =
+                format!("{PLAIN}\n\n### Instruction:\n{whole}\n\n### Response: Let's think step by step.");
             assert_eq!(task("gsm8k").question(&row, &[]).unwrap(), expected);
             assert_eq!(task("math").question(&row, &[]).unwrap(), expected);
             let expected = prompt(PromptTemplate::Alpaca, "Q", input);
             assert_eq!(task("target_perplexity").question(&row, &[]).unwrap(), expected);
         }
-        assert_eq!(cut_at_stop_string("5\n### Instruction:\nmore", &["Instruction".to_owned()]), "5\n### ");
-        assert_eq!(cut_at_stop_string("5", &["Instruction".to_owned()]), "5");
+        let until = ["Instruction".to_owned()];
+        assert_eq!(cut_at_stop_string("5\n### Instruction:\nmore", &until), "5\n### ");
+        assert_eq!(cut_at_stop_string("5", &until), "5");
+    }
+
+    /// Fuel lets a template nest some ten thousand lists; dropping them takes stack, which the step has.
+    #[test]
+    fn deeply_nested_values_are_dropped() {
+        let nest =
+            "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = [n.x] %}{% endfor %}";
+        let definition: TaskDefinition = serde_json::from_value(json!({
+            "task": "t", "output_type": "generate_until", "doc_to_text": nest, "doc_to_target": "a",
+            "metadata": { "version": 1 },
+        }))
+        .unwrap();
+        let task = Task::new(definition, None).unwrap();
+        let work = move || task.question(&row(json!({"a": "b"})), &[]).unwrap_err().to_string();
+        let error = std::thread::Builder::new().stack_size(64 << 20).spawn(work).unwrap().join().unwrap();
+        assert!(error.contains("works without end"), "{error}");
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub(super) fn compare(tables: &[TaskTable], baseline: &str) -> Vec<Comparison> {
                 p: paired.p,
                 test: paired.test,
                 p_holm: None,
-                detectable: paired.detectable.or(unpaired.filter(|found| found.is_finite())),
+                detectable: paired.detectable.or(unpaired.filter(|found| *found > 0.0 && found.is_finite())),
                 detectable_paired: paired.detectable.is_some(),
             });
         }
@@ -135,7 +135,8 @@ fn paired(pairs: &[(Score, Score)], aggregation: Aggregation, binary: bool) -> P
         (stats::sign_flip(&differences, RESAMPLES), "sign-flip")
     };
     let detectable = match (aggregation, stats::sd(&differences)) {
-        (Aggregation::Mean, Some(sd)) => Some(stats::detectable_paired(sd, pairs.len())),
+        // Items that never differ say nothing of how far they could.
+        (Aggregation::Mean, Some(sd)) if sd > 0.0 => Some(stats::detectable_paired(sd, pairs.len())),
         _ => None,
     };
     Paired { difference, ci95, p: Some(p), test: Some(test), detectable }

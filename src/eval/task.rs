@@ -155,7 +155,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{data::read_rows, params::shipped_task};
+    use crate::params::shipped_task;
 
     fn task(name: &str) -> Task {
         Task::new(shipped_task(name).unwrap().clone(), None).unwrap()
@@ -232,28 +232,5 @@ mod tests {
         assert_eq!(wrong(json!({"c": ["x"], "a": 0})), "there are 1 choices");
         assert_eq!(wrong(json!({"c": ["x", ""], "a": 0})), "choice 1 is empty");
         assert_eq!(wrong(json!({"a": 0})), "`doc_to_choice`: there is no field `c`; the row has `a`");
-    }
-
-    /// Every row of the commonsense tests gives as many choices as its text names, and a right one.
-    #[test]
-    fn choices_are_read_out_of_the_rows_of_llm_adapters() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/commonsense");
-        if !folder.is_dir() {
-            eprintln!("skipped: there is no {}", folder.display());
-            return;
-        }
-        for name in ["boolq", "piqa", "siqa", "hellaswag", "winogrande", "arc_e", "arc_c", "obqa"] {
-            let plain = folder.join(name).join("test.json");
-            let path = if plain.is_file() { plain } else { folder.join(name).join("test.json.gz") };
-            let (likely, generated) = (task(&format!("{name}_choices")), task(name));
-            for (number, row) in read_rows(&path).unwrap().iter().enumerate() {
-                let gold = likely.answer(row).unwrap_or_else(|error| panic!("{name} {number}: {error:#}"));
-                let text = row["instruction"].as_str().unwrap();
-                let named = text.rsplit_once("Answer format: ").unwrap().1.split('/').count();
-                assert_eq!(gold.choices.len(), named, "{name} {number}: {gold:?}");
-                likely.question(row, &[]).unwrap();
-                generated.answer(row).unwrap();
-            }
-        }
     }
 }

@@ -8,10 +8,12 @@ use std::{
 };
 
 use evergraft::{
+    data::{last_boxed, read_rows},
     device::resolve,
-    eval::{Choices, Score, log_likelihoods},
+    eval::{Choices, Score, Task, is_math_equal, log_likelihoods},
     model::{Decoder, TokenBatch, Untouched},
-    params::DeviceName,
+    params::{DeviceName, MathMode, shipped_task},
+    rng,
 };
 use serde_json::Value;
 
@@ -324,6 +326,92 @@ fn log_likelihoods_are_sums_of_log_probabilities() {
                 assert!((score.log_likelihood - expected).abs() < 1e-4, "{score:?} {expected}");
                 assert_eq!(score.is_greedy, greedy);
             }
+        }
+    }
+}
+
+/// The example of the documentation is a task file, and the recipe beside it uses it.
+#[test]
+fn the_documented_example_is_right() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/evaluation.md")).unwrap();
+    let start = text.find("# yaml-language-server").unwrap();
+    let example = &text[start..start + text[start..].find("```").unwrap()];
+    let space = space("[capitals.yaml]", 1);
+    space.write("capitals.yaml", example);
+    let row = "{\"country\": \"Italy \", \"capital\": \"Rome\", \"others\": [\"Paris\"]}\n";
+    space.write("capitals.jsonl", row);
+    space.write("capitals-train.jsonl", row.replace("Italy", "France") + &row.replace("Italy", "Spain"));
+    space.expect(0, &["run"]);
+    let asked = samples(&space, "capitals")[0]["prompt"].clone();
+    let shots = "Q: What is the capital of France?\nA: Rome\n\nQ: What is the capital of Spain?\nA: Rome\n\n";
+    assert_eq!(asked, format!("Answer with one word.\n\n{shots}Q: What is the capital of Italy?\nA:"));
+    let choose =
+        example.replace("generate_until  ", "multiple_choice ").replace("# doc_to_choice", "doc_to_choice");
+    let (head, rest) = choose.split_once("generation_kwargs").unwrap();
+    let metadata = &rest[rest.find("metadata:").unwrap()..];
+    let metadata = metadata.replace("exact_match,first-word", "acc_norm,none");
+    space.write("capitals.yaml", format!("{head}{metadata}"));
+    space.expect(0, &["run"]);
+    assert_eq!(samples(&space, "capitals")[0]["choices"], serde_json::json!(["Rome", "Paris"]));
+}
+
+/// Every gold answer of MATH against itself and against another problem's.
+#[test]
+fn the_gold_answers_of_math() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/math/test.jsonl");
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        println!("skipped: there is no {}", path.display());
+        return;
+    };
+    let golds: Vec<String> = text
+        .lines()
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            last_boxed(row["solution"].as_str().unwrap()).unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(golds.len(), 5000);
+    let mut shuffled: Vec<&str> = golds.iter().map(String::as_str).collect();
+    let mut random = rng::stream(0, "shuffled golds", &[]);
+    for last in (1..shuffled.len()).rev() {
+        shuffled.swap(last, random.below(last as u64 + 1) as usize);
+    }
+    for mode in [MathMode::Strict, MathMode::PaperCompat] {
+        let right = |predictions: &[&str]| {
+            golds.iter().zip(predictions).filter(|(gold, found)| is_math_equal(mode, found, gold)).count()
+        };
+        let own: Vec<&str> = golds.iter().map(String::as_str).collect();
+        let (own, others) = (right(&own), right(&shuffled));
+        println!("{mode:?}: {own} of 5000 against themselves, {others} of 5000 shuffled");
+        assert_eq!(own, 5000, "{mode:?}");
+        // Small numbers are the answer to many problems; more than this would be a lax grader.
+        assert!(others < 5000 / 20, "{mode:?}: {others}");
+    }
+}
+
+fn shipped(name: &str) -> Task {
+    Task::new(shipped_task(name).unwrap().clone(), None).unwrap()
+}
+
+/// Every row of the commonsense tests gives as many choices as its text names, and a right one.
+#[test]
+fn choices_are_read_out_of_the_rows_of_llm_adapters() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/commonsense");
+    if !folder.is_dir() {
+        println!("skipped: there is no {}", folder.display());
+        return;
+    }
+    for name in ["boolq", "piqa", "siqa", "hellaswag", "winogrande", "arc_e", "arc_c", "obqa"] {
+        let plain = folder.join(name).join("test.json");
+        let path = if plain.is_file() { plain } else { folder.join(name).join("test.json.gz") };
+        let (likely, generated) = (shipped(&format!("{name}_choices")), shipped(name));
+        for (number, row) in read_rows(&path).unwrap().iter().enumerate() {
+            let gold = likely.answer(row).unwrap_or_else(|error| panic!("{name} {number}: {error:#}"));
+            let text = row["instruction"].as_str().unwrap();
+            let named = text.rsplit_once("Answer format: ").unwrap().1.split('/').count();
+            assert_eq!(gold.choices.len(), named, "{name} {number}: {gold:?}");
+            likely.question(row, &[]).unwrap();
+            generated.answer(row).unwrap();
         }
     }
 }

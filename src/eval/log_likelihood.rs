@@ -3,6 +3,7 @@
 use anyhow::{bail, ensure};
 use burn::tensor::{Int, Tensor, TensorData};
 
+use super::NotFinite;
 use crate::model::{Decoder, TokenBatch, Untouched, log_softmax};
 
 /// One item: a context and the continuations to score after it (each non-empty). The context and a
@@ -82,7 +83,7 @@ fn pass(
             let likely = log_p.clone().argmax(1).into_data();
             let log_p = log_p.gather(1, wanted).into_data();
             let log_likelihood: f64 = log_p.iter::<f32>().map(f64::from).sum();
-            ensure!(log_likelihood.is_finite(), "the model's logits for item {index} are not finite");
+            ensure!(log_likelihood.is_finite(), NotFinite { item: index });
             let is_greedy = likely.iter::<i64>().zip(continuation).all(|(a, b)| a == i64::from(*b));
             Ok(Score { log_likelihood, is_greedy })
         })

@@ -166,6 +166,10 @@ fn data_file(typed: &mut Typed, task: &TaskDefinition, file: &PathBuf) -> Option
     if absolute.is_file() {
         return Some(absolute);
     }
+    if absolute.exists() {
+        typed.report(span, format!("`{}` is not a file with rows", file.display()), None);
+        return None;
+    }
     let hint = neighbour(&absolute, file)
         .unwrap_or_else(|| "relative paths start at the task file's folder".to_owned());
     typed.report(span, format!("no file `{}`", file.display()), Some(hint));

@@ -212,7 +212,8 @@ impl Typed<'_, '_> {
             }
             odd.retain(|(odd, _)| *odd != path);
             // "must be ..." needs a subject; whole sentences stand alone.
-            let verb = ["must ", "is ", "names ", "lists "].iter().any(|verb| message.starts_with(verb));
+            let verb =
+                ["must ", "is ", "has ", "names ", "lists "].iter().any(|verb| message.starts_with(verb));
             if verb && !path.is_empty() {
                 message = format!("`{}` {message}", problem.field);
             }

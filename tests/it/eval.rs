@@ -258,20 +258,17 @@ fn bad_rows_are_named_with_their_task() {
 #[test]
 fn a_tokenizer_without_an_end_token_is_told() {
     let space = space(TASKS, 3);
-    for entry in fs::read_dir(tiny_base()).unwrap().map(Result::unwrap) {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let mut bytes = fs::read(entry.path()).unwrap();
-        if name.ends_with("config.json") {
-            let mut config: Value = serde_json::from_slice(&bytes).unwrap();
-            for key in ["eos_token", "bos_token", "eos_token_id", "bos_token_id"] {
-                config.as_object_mut().unwrap().remove(key);
-            }
-            bytes = serde_json::to_vec(&config).unwrap();
+    own_base(&space, |name, bytes| {
+        if !name.ends_with("config.json") {
+            return bytes;
         }
-        space.write(&format!("base/{name}"), bytes);
-    }
-    let recipe = space.read("recipe.yaml").replace(&tiny_base(), "base");
-    space.write("recipe.yaml", &recipe);
+        let mut config: Value = serde_json::from_slice(&bytes).unwrap();
+        for key in ["eos_token", "bos_token", "eos_token_id", "bos_token_id"] {
+            config.as_object_mut().unwrap().remove(key);
+        }
+        serde_json::to_vec(&config).unwrap()
+    });
+    let recipe = space.read("recipe.yaml");
     let ran = space.expect(1, &["run"]);
     let words = "the tokenizer's files name neither a beginning nor an end token";
     assert!(ran.stderr.contains("in task `perplexity`") && ran.stderr.contains(words), "{}", ran.stderr);
@@ -279,6 +276,55 @@ fn a_tokenizer_without_an_end_token_is_told() {
     let ran = space.expect(0, &["run"]);
     let words = "so a generation ends at a stop string or at its longest";
     assert!(ran.stderr.contains(words), "{}", ran.stderr);
+}
+
+/// The shipped tiny base as a folder of its own, `change`d file by file.
+fn own_base(space: &Space, change: impl Fn(&str, Vec<u8>) -> Vec<u8>) {
+    for entry in fs::read_dir(tiny_base()).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let bytes = change(&name, fs::read(entry.path()).unwrap());
+        space.write(&format!("base/{name}"), bytes);
+    }
+    let recipe = space.read("recipe.yaml").replace(&tiny_base(), "base");
+    space.write("recipe.yaml", recipe);
+}
+
+#[test]
+fn a_model_without_numbers_is_told_with_the_row() {
+    let space = space("[tasks/chosen.yaml]", 40);
+    own_base(&space, |name, mut bytes| {
+        if name == "model.safetensors" {
+            let end = bytes.len();
+            bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+        bytes
+    });
+    let ran = space.expect(1, &["run"]);
+    // The longest item is asked first: the seventh row has six words more than the first.
+    let words = "in task `chosen`: the model's logits for row 7 of the dataset are not finite";
+    assert!(ran.stderr.contains(words), "{}", ran.stderr);
+}
+
+#[test]
+fn a_whole_prompt_can_be_what_the_user_says() {
+    let chat = "{ task: tasks/chosen.yaml, num_fewshot: 1 }], apply_chat_template: true, system_instruction: \"Be brief.\", num_fewshot: 2, limit: 2 } }\n#";
+    let space = space(chat, 5);
+    let recipe = space.read("recipe.yaml").replace("tasks: { task", "tasks: [{ task");
+    space.write("recipe.yaml", recipe);
+    own_base(&space, |_, bytes| bytes);
+    let turn = "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}\n{% endfor %}";
+    let template = format!("{turn}{{% if add_generation_prompt %}}[assistant]\n{{% endif %}}");
+    space.write("base/chat_template.jinja", template);
+    space.expect(0, &["run"]);
+    let lines = samples(&space, "chosen");
+    let asked = lines[1]["prompt"].as_str().unwrap();
+    assert!(asked.starts_with("[system]\nBe brief.\n[user]\nName the colour of the "), "{asked}");
+    assert!(asked.ends_with("\n\nName the colour of the very pojup.\nAnswer:\n[assistant]\n"), "{asked}");
+    // The task's own number of examples wins over the step's.
+    assert_eq!((asked.matches("Answer:").count(), lines.len()), (2, 2));
+    let found = results(&space);
+    assert_eq!(found["configs"]["chosen"]["system"], "Be brief.");
+    assert_eq!(found["n-shot"]["chosen"], 1);
 }
 
 /// ln p of a continuation, from the logits.

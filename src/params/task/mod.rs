@@ -5,6 +5,7 @@ mod definition;
 mod filter;
 mod generation;
 mod metric;
+mod rules;
 mod shipped;
 mod template;
 

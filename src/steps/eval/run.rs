@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use serde_json::{Value, json};
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     data::{Row, read_rows},
     device,
-    eval::{Choices, GenerateOptions, Task, cut_at_stop_string, generate, log_likelihoods},
+    eval::{Choices, GenerateOptions, NotFinite, Task, cut_at_stop_string, generate, log_likelihoods},
     model::Chat,
     params::{ArtifactRef, EvalParams, OutputType, PromptTemplate, SourceFile, TaskSpec},
     steps::{Input, LoadedModel, StepContext, dataset::rows_of, load_for_eval},
@@ -69,6 +69,14 @@ fn trained_prompt(model: &Arc<Input>, lineage: Option<&Value>) -> Option<PromptT
     let digest = lineage?.get("tokens_digest")?.as_str()?.parse().ok()?;
     let tokens = model.find(&digest)?;
     serde_json::from_value(tokens.params.get("prompt")?.clone()).ok()
+}
+
+/// The model knows items by their place in what it was asked, people by their row.
+fn name_row(error: anyhow::Error, rows: &[usize]) -> anyhow::Error {
+    match error.downcast_ref::<NotFinite>().and_then(|found| rows.get(found.item)) {
+        Some(row) => anyhow!("the model's logits for row {} of the dataset are not finite", row + 1),
+        None => error,
+    }
 }
 
 /// A task with its items.
@@ -217,6 +225,7 @@ impl<'a> Asked<'a> {
             ctx.progress.update(done + answers.count() as u64, self.name());
             Ok(())
         })
+        .map_err(|error| name_row(error, &numbers))
     }
 
     fn options(
@@ -261,7 +270,8 @@ impl<'a> Asked<'a> {
             log_likelihoods(&loaded.model, &items, batch_size, check, &mut |place, scores| {
                 found[place] = scores.to_vec();
                 Ok(())
-            })?;
+            })
+            .map_err(|error| name_row(error, &owners))?;
             let mut complete: BTreeMap<usize, Vec<_>> = BTreeMap::new();
             for (doc_id, scores) in owners.into_iter().zip(found) {
                 complete.entry(doc_id).or_default().extend(scores);

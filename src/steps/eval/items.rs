@@ -31,7 +31,7 @@ pub(super) struct Doc {
 pub(super) enum Work {
     /// To go on from here.
     Generate(Vec<u32>),
-    /// How likely these are; windows of one text, or one item with all its choices.
+    /// How likely these are: windows of one text, or an item's choices, together or apart.
     Score(Vec<Choices>),
 }
 
@@ -76,10 +76,10 @@ impl Maker<'_> {
         };
         let work = match self.task.definition.output_type {
             OutputType::GenerateUntil => Work::Generate(self.to_continue(&prompt, cut)?),
-            OutputType::MultipleChoice => Work::Score(vec![self.to_score(&prompt, &gold.choices, cut)?]),
+            OutputType::MultipleChoice => Work::Score(self.to_score(&prompt, &gold.choices, cut)?),
             OutputType::Loglikelihood => {
                 let targets = std::slice::from_ref(&gold.target);
-                Work::Score(vec![self.to_score(&prompt, targets, cut)?])
+                Work::Score(self.to_score(&prompt, targets, cut)?)
             }
             OutputType::LoglikelihoodRolling => Work::Score(self.windows(&gold.target)?),
         };
@@ -104,7 +104,7 @@ impl Maker<'_> {
 
     /// lm-eval's division into tokens: those of the whole text that lie behind those of its context.
     /// White space at the end of the context belongs to what follows.
-    fn to_score(&self, prompt: &str, answers: &[String], cut: &mut usize) -> anyhow::Result<Choices> {
+    fn to_score(&self, prompt: &str, answers: &[String], cut: &mut usize) -> anyhow::Result<Vec<Choices>> {
         let in_chat = self.chat.is_some();
         let stem = prompt.trim_end();
         let answers = answers
@@ -132,14 +132,15 @@ impl Maker<'_> {
         self.fitting(context, continuations.collect::<anyhow::Result<_>>()?, cut)
     }
 
-    /// The last token is only predicted, so one more fits than the model takes. All choices of an item
-    /// see the same context.
+    /// One item with all its continuations; where one of them leaves too little room for the context,
+    /// an item for each, since each keeps as much of the context as it can (as in lm-eval). The last
+    /// token is only predicted, so one more fits than the model takes.
     fn fitting(
         &self,
-        mut context: Vec<u32>,
+        context: Vec<u32>,
         continuations: Vec<Vec<u32>>,
         cut: &mut usize,
-    ) -> anyhow::Result<Choices> {
+    ) -> anyhow::Result<Vec<Choices>> {
         let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
         ensure!(continuations.iter().all(|tokens| !tokens.is_empty()), "an answer has no tokens");
         if longest > self.context {
@@ -148,12 +149,16 @@ impl Maker<'_> {
                 "shorter answers, or a task of `output_type: loglikelihood_rolling`, which cuts texts into windows",
             ));
         }
-        let room = self.context + 1 - longest;
-        if context.len() > room {
-            *cut += 1;
-            context.drain(..context.len() - room);
+        let room = |continuation: usize| self.context + 1 - continuation;
+        if context.len() <= room(longest) {
+            return Ok(vec![Choices { context, continuations }]);
         }
-        Ok(Choices { context, continuations })
+        *cut += 1;
+        let apart = continuations.into_iter().map(|continuation| {
+            let start = context.len().saturating_sub(room(continuation.len()));
+            Choices { context: context[start..].to_vec(), continuations: vec![continuation] }
+        });
+        Ok(apart.collect())
     }
 
     /// lm-eval's rolling windows: each token is predicted once, after as many as fit.

@@ -248,6 +248,8 @@ fn bad_rows_are_named_with_their_task() {
     let words = "task `chosen`: 1 of 3 prompts leave too little of the context";
     assert!(ran.stderr.contains(words), "{}", ran.stderr);
     assert_eq!(results(&space)["truncated_prompts"]["chosen"], 1);
+    // Each of its choices keeps as much of the prompt as it can.
+    assert_eq!(samples(&space, "chosen")[0]["resps"].as_array().unwrap().len(), 3);
     let long = format!("\"{}\"", "dark blue ".repeat(200));
     space.write("tasks/chosen.yaml", CHOOSE.replace("\"dark blue\"", &long));
     space.write("tasks/rows/test.jsonl", good.lines().next().unwrap());

@@ -19,6 +19,7 @@ case $target in
   safetensors) seeds=(tests/fixtures/models/*/model.safetensors.index.json) ;;
   config_json) seeds=(tests/fixtures/models/*/config.json) ;;
   adapter_config) seeds=(tests/fixtures/models/*/adapter_config.json) ;;
+  task) seeds=(src/eval/tasks/*.yaml tests/fixtures/tasks/*.yaml) ;;
   recipe) seeds=(recipes/*.yaml tests/fixtures/design.yaml) ;;
   *) echo "no such target: $target" >&2; exit 2 ;;
 esac

@@ -360,3 +360,48 @@ write("recipe", "rank-is-huge",
       "  x: { uses: train, with: { base: \"${{ steps.b }}\", tokens: \"${{ steps.t }}\", adapter: "
       f"{{ type: lora, r: {BIG} }} }} }}\n")
 write("recipe", "empty", b"")
+
+# tasks
+
+TEXT = "task: t\noutput_type: generate_until\n"
+DOC = "doc_to_text: question\ndoc_to_target: answer\n"
+END = "doc_to_target: answer\nmetadata: { version: 1 }\n"
+
+
+def task(name, more, *, doc=DOC):
+    write("task", name, f"{TEXT}{doc}{more}metadata: {{ version: 1 }}\n")
+
+
+def template(name, text):
+    write("task", name, f"{TEXT}doc_to_text: \"{text}\"\n{END}")
+
+
+def pattern(name, text, more=""):
+    step = f"function: regex, regex_pattern: \"{text}\"{more}"
+    task(name, f"filter_list: [{{ name: f, filter: [{{ {step} }}] }}]\n")
+
+
+write("task", "empty", "")
+write("task", "not-utf8", b"task: \xff\xfe\n")
+write("task", "nested", TEXT + "doc_to_text: " + "[" * 200 + "]" * 200 + "\n")
+nines = ", ".join(["x"] * 9)
+laugh = f"a0: &a0 [{nines}]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+write("task", "aliases", laugh)
+write("task", "function-tag", TEXT + "process_docs: !function utils.process_docs\n")
+write("task", "name-climbs-out", "task: ../../x\noutput_type: generate_until\n" + DOC + "metadata: { version: 1 }\n")
+write("task", "rows-of-a-device", "task: t\noutput_type: loglikelihood_rolling\ndataset_path: json\n"
+      "dataset_kwargs: { data_files: { test: /dev/zero } }\ntest_split: test\n" + END)
+write("task", "not-a-list", "task: t\noutput_type: multiple_choice\ndoc_to_choice: \"{{ n }}\"\n" + END)
+template("endless-template", "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}")
+template("nested-template", "{% if n %}" * 300)
+template("nested-values",
+         "{% set s = namespace(x=[]) %}{% for i in range(99999) %}{% set s.x = [s.x] %}{% endfor %}{{ s.x }}")
+template("huge-text", "{{ 'x' * 4000000000 }}")
+template("long-template", "x" * 70000)
+template("include", "{% include '/etc/passwd' %}")
+pattern("huge-pattern", "(((a{1000}){1000}){1000})")
+pattern("slow-pattern", "(a*)*(a*)*b")
+pattern("far-match", "a", ", group_select: -9223372036854775808")
+task("many-examples", "num_fewshot: 18446744073709551615\n")
+task("many-tokens", "generation_kwargs: { max_gen_toks: 18446744073709551615, temperature: .nan }\n")

@@ -60,11 +60,11 @@ pub enum Command {
     /// List the devices that this program can compute on here, the best first.
     #[command(after_help = "Example:\n  evergraft devices")]
     Devices(DevicesArgs),
-    /// Print the JSON Schema of recipes, for editors.
+    /// Print the JSON Schema of recipes, or of task files, for editors.
     #[command(
         after_help = "Example:\n  evergraft schema > recipe.schema.json\n  # then begin recipes with: # yaml-language-server: $schema=recipe.schema.json"
     )]
-    Schema,
+    Schema(SchemaArgs),
     /// List the steps with their results' folders.
     #[command(after_help = "Example:\n  evergraft ls recipe.yaml")]
     Ls(ListArgs),
@@ -223,6 +223,24 @@ pub enum CacheCommand {
         #[arg(long, value_name = "SECONDS")]
         lock_timeout: Option<u64>,
     },
+}
+
+/// Arguments of `schema`.
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Which files.
+    #[arg(value_enum, default_value_t)]
+    pub of: SchemaOf,
+}
+
+/// Kinds of files with a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum SchemaOf {
+    /// Recipes.
+    #[default]
+    Recipe,
+    /// Task files of an evaluation.
+    Task,
 }
 
 /// How results are printed.

@@ -67,7 +67,7 @@ fn dispatch(cli: &Cli) -> Result<(), Error> {
         Command::Graph(args) => graph::run(args),
         Command::Log(args) => log::run(cli, args),
         Command::Devices(args) => devices::run(args),
-        Command::Schema => schema::run(),
+        Command::Schema(args) => schema::run(args),
         Command::Ls(args) => ls::run(cli, args),
         Command::Cache(command) => cache::run(cli, command),
     }

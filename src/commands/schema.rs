@@ -1,8 +1,16 @@
 //! `evergraft schema`.
 
 use super::shared::print_json;
-use crate::{error::Error, recipe::json_schema};
+use crate::{
+    cli::{SchemaArgs, SchemaOf},
+    error::Error,
+    params::task_schema,
+    recipe::json_schema,
+};
 
-pub(super) fn run() -> Result<(), Error> {
-    print_json(&json_schema())
+pub(super) fn run(args: &SchemaArgs) -> Result<(), Error> {
+    print_json(&match args.of {
+        SchemaOf::Recipe => json_schema(),
+        SchemaOf::Task => task_schema(),
+    })
 }

@@ -7,7 +7,7 @@ use anyhow::{bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    gsm8k_answer,
+    gsm8k_answer, last_boxed,
     read::{Row, kind},
 };
 use crate::{error::hinted, params::DatasetFormat};
@@ -79,6 +79,16 @@ pub fn canonical(
             put("output", Some(output.clone()));
             put("answer", answer);
         }
+        DatasetFormat::Math => {
+            put("instruction", Some(required(&source("instruction", "problem"))?));
+            put("input", Some(String::new()));
+            let output = required(&source("output", "solution"))?;
+            let answer = last_boxed(&output).map(str::to_owned);
+            ensure!(answer.is_some(), "{place}: field `solution` has no `\\boxed{{...}}` around its answer");
+            put("output", Some(output));
+            put("answer", answer);
+        }
+        DatasetFormat::Raw => return Ok(row.clone()),
     }
     Ok(out)
 }
@@ -129,5 +139,16 @@ mod tests {
         assert_eq!(got["answer"], "1200");
         let row = json!({"question": "How many?", "answer": "many"});
         assert!(convert(row, DatasetFormat::Gsm8k, &[]).is_err());
+    }
+
+    #[test]
+    fn math_rows_get_their_final_answer() {
+        let row = json!({"problem": "Why?", "solution": r"So $\boxed{\frac{1}{2}}$.", "level": "Level 1"});
+        let got = convert(row.clone(), DatasetFormat::Math, &[]).unwrap();
+        assert_eq!((&got["instruction"], &got["answer"]), (&json!("Why?"), &json!(r"\frac{1}{2}")));
+        assert_eq!(convert(row.clone(), DatasetFormat::Raw, &[]).unwrap(), row);
+        let row = json!({"problem": "Why?", "solution": "So."});
+        let message = convert(row, DatasetFormat::Math, &[]).unwrap_err();
+        assert_eq!(message, r"data.json, row 3: field `solution` has no `\boxed{...}` around its answer");
     }
 }

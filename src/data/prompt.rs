@@ -1,5 +1,5 @@
 //! Prompts, byte for byte. Sources: Trans-PEFT's `train.py` (Alpaca without a trailing space) and
-//! LLM-Adapters' `finetune.py` and `commonsense_evaluate.py` (the indented variants).
+//! LLM-Adapters' `finetune.py` (the indented variants).
 
 use crate::params::PromptTemplate;
 
@@ -31,19 +31,6 @@ pub fn prompt(template: PromptTemplate, instruction: &str, input: &str) -> Strin
     }
 }
 
-/// LLM-Adapters' evaluation prompt, which differs from its training prompt in white space.
-pub fn commonsense_eval_prompt(instruction: &str, input: &str) -> String {
-    if input.is_empty() {
-        format!(
-            "{PLAIN_TASK} \n\n{INDENT}### Instruction:\n{INDENT}{instruction}\n\n{INDENT}### Response:\n{INDENT}"
-        )
-    } else {
-        format!(
-            "{INPUT_TASK}\n\n{INDENT}### Instruction:\n{INDENT}{instruction}\n\n{INDENT}### Input:\n{INDENT}{input}\n\n{INDENT}### Response:\n{INDENT}"
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,9 +52,6 @@ mod tests {
     fn the_indented_prompts_keep_their_spaces() {
         let text = prompt(PromptTemplate::AlpacaIndented, "A", "");
         let expected = "the request.  \n\n                ### Instruction:\n                A\n                \n                ### Response:\n                ";
-        assert!(text.ends_with(expected), "{text:?}");
-        let text = commonsense_eval_prompt("A", "");
-        let expected = "the request. \n\n                ### Instruction:\n                A\n\n                ### Response:\n                ";
         assert!(text.ends_with(expected), "{text:?}");
     }
 }

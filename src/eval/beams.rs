@@ -3,10 +3,9 @@
 
 use std::collections::VecDeque;
 
-use anyhow::bail;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::generate::GenerateOptions;
+use super::{NotFinite, generate::GenerateOptions};
 use crate::model::{Decoder, KvCache, TokenBatch, Untouched, log_softmax};
 
 /// Continues every prompt by the best of `options.beams` beams; several prompts share a pass.
@@ -65,11 +64,7 @@ pub(super) fn search(
         for (mut search, count) in std::mem::take(&mut running).into_iter().zip(owners) {
             let rows: Vec<&[f32]> = log_p.by_ref().take(count).collect();
             if rows.iter().any(|row| row[0].is_nan()) {
-                bail!(
-                    "the model's logits for prompt {} are not finite after {} new tokens",
-                    search.prompt,
-                    search.length
-                );
+                return Err(NotFinite { item: search.prompt }.into());
             }
             search.step(&rows, options, &mut cache);
             match search.is_over() {

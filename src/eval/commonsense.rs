@@ -6,7 +6,7 @@ use regex::Regex;
 
 /// Finds labels in generations.
 #[derive(Debug, Clone)]
-pub struct LabelExtractor(Regex);
+pub(super) struct LabelExtractor(Regex);
 
 impl LabelExtractor {
     /// Looks for these labels, case-sensitively. At one place the longest wins, so that `answer1`
@@ -14,7 +14,7 @@ impl LabelExtractor {
     ///
     /// # Errors
     /// When there are too many labels for one expression.
-    pub fn new<S: AsRef<str>>(labels: &[S]) -> anyhow::Result<Self> {
+    pub(super) fn new<S: AsRef<str>>(labels: &[S]) -> anyhow::Result<Self> {
         let mut labels: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();
         labels.sort_by_key(|label| std::cmp::Reverse(label.len()));
         let pattern = labels.iter().map(|label| regex::escape(label)).collect::<Vec<_>>().join("|");
@@ -22,7 +22,7 @@ impl LabelExtractor {
     }
 
     /// The first label in a generation.
-    pub fn extract<'t>(&self, generation: &'t str) -> Option<&'t str> {
+    pub(super) fn extract<'t>(&self, generation: &'t str) -> Option<&'t str> {
         self.0.find(generation).map(|found| found.as_str())
     }
 }

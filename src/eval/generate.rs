@@ -3,10 +3,10 @@
 
 use std::{collections::VecDeque, ops::ControlFlow};
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::{beams, sampling::Sampling};
+use super::{NotFinite, beams, sampling::Sampling};
 use crate::model::{Decoder, KvCache, TokenBatch, Untouched};
 
 /// Prompt tokens that go through the network together, at least one prompt. Bounds memory, and how
@@ -233,11 +233,7 @@ impl<'a> Run<'a> {
         let sums = logits.clone().sum_dim(1).into_data();
         for (sum, row) in sums.iter::<f32>().zip(&self.active) {
             if !sum.is_finite() {
-                bail!(
-                    "the model's logits for prompt {} are not finite after {} new tokens",
-                    row.prompt,
-                    row.new.len()
-                );
+                return Err(NotFinite { item: row.prompt }.into());
             }
         }
         let Some(sampling) = &self.options.sampling else {
@@ -246,6 +242,6 @@ impl<'a> Run<'a> {
         let [_, vocab] = logits.dims();
         let logits = logits.into_data().try_to_vec::<f32>()?;
         let rows = logits.chunks_exact(vocab).zip(&self.active);
-        Ok(rows.map(|(logits, row)| sampling.draw(logits, row.prompt, row.new.len())).collect())
+        Ok(rows.map(|(logits, row)| sampling.draw(logits, &self.prompts[row.prompt], row.new.len())).collect())
     }
 }

@@ -1,80 +1,22 @@
-//! GSM8K's three ways to read a number out of a generation: lm-evaluation-harness's `strict-match`
-//! and `flexible-extract`, and the Trans-PEFT code's (`paper-compat`, trans-peft-facts.md 3.3).
+//! The Trans-PEFT code's reading of a GSM8K answer (trans-peft-facts.md 3.3).
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Texts that end an answer in the reference's evaluation.
-pub const STOP_STRINGS: [&str; 4] = ["Instruction:", "Instruction", "Response:", "Response"];
-
-static STRICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"#### (\-?[0-9\.\,]+)"));
-static FLEXIBLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(-?[$0-9.,]{2,})|(-?[0-9]+)"));
 /// Optional sign, digits, at most one of `. , /` and digits; `\d` takes every script's digits.
-static PAPER: LazyLock<Regex> = LazyLock::new(|| pattern(r"[-+]?\d*[\.,/]?\d+"));
+static NUMBER: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"[-+]?\d*[\.,/]?\d+").expect("the pattern is a constant"));
 
-fn pattern(text: &str) -> Regex {
-    Regex::new(text).expect("the pattern is a constant")
+/// The number that a generation gives as its answer: behind its last `The answer is: `, rounded to an
+/// integer.
+pub(super) fn paper_number(generation: &str) -> Option<f64> {
+    number(generation.rsplit_once("The answer is: ")?.1)
 }
 
-/// How the final number is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gsm8kFilter {
-    /// lm-eval: the number behind the first `#### `.
-    StrictMatch,
-    /// lm-eval: the last number.
-    FlexibleExtract,
-    /// Trans-PEFT's code: behind the last `The answer is: `, with its tolerances.
-    PaperCompat,
-}
-
-impl Gsm8kFilter {
-    /// Every filter.
-    pub const ALL: [Self; 3] = [Self::StrictMatch, Self::FlexibleExtract, Self::PaperCompat];
-
-    /// lm-eval's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::StrictMatch => "strict-match",
-            Self::FlexibleExtract => "flexible-extract",
-            Self::PaperCompat => "paper-compat",
-        }
-    }
-
-    /// The number that a generation gives as its answer.
-    pub fn extract(self, generation: &str) -> Option<String> {
-        match self {
-            Self::StrictMatch => STRICT.captures(generation).map(|found| clean(&found[1])),
-            Self::FlexibleExtract => FLEXIBLE.find_iter(generation).last().map(|found| clean(found.as_str())),
-            Self::PaperCompat => {
-                let (_, tail) = generation.rsplit_once("The answer is: ")?;
-                paper_number(tail).map(|number| number.to_string())
-            }
-        }
-    }
-
-    /// Whether an extracted number is the row's.
-    pub fn matches(self, extracted: &str, gold: &str) -> bool {
-        match self {
-            Self::StrictMatch | Self::FlexibleExtract => extracted == clean(gold),
-            Self::PaperCompat => match (extracted.parse::<f64>(), gold.replace(',', "").parse::<f64>()) {
-                (Ok(prediction), Ok(gold)) => paper_equal(prediction, gold),
-                _ => false,
-            },
-        }
-    }
-}
-
-/// lm-eval's `regexes_to_ignore` for GSM8K: commas, dollar signs and a final full stop.
-fn clean(number: &str) -> String {
-    let number = number.replace([',', '$'], "");
-    number.strip_suffix('.').unwrap_or(&number).to_owned()
-}
-
-/// The reference's `extract_answer_number` on the text behind its marker: rounded to an integer,
-/// half to even.
-fn paper_number(text: &str) -> Option<f64> {
-    let found = PAPER.find(text)?.as_str();
+/// The reference's `extract_answer_number` on the text behind its marker, half to even.
+fn number(text: &str) -> Option<f64> {
+    let found = NUMBER.find(text)?.as_str();
     let number = match found.split_once('/') {
         Some((numerator, denominator)) => {
             let numerator = digits(numerator)?;
@@ -107,22 +49,10 @@ fn digit_value(c: char) -> Option<u8> {
     }
 }
 
-/// The reference accepts a hundredth, a hundredfold, and a relative error of 1e-4.
-fn paper_equal(prediction: f64, gold: f64) -> bool {
-    [gold / 100.0, gold, gold * 100.0]
-        .iter()
-        .any(|target| (prediction - target).abs() <= 1e-4 * prediction.abs().max(target.abs()))
-}
-
-/// What stands before the first stop string.
-pub fn cut_at_stop_string(generation: &str) -> &str {
-    let end = STOP_STRINGS.iter().filter_map(|stop| generation.find(stop)).min();
-    &generation[..end.unwrap_or(generation.len())]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{eval::is_math_equal, params::MathMode};
 
     /// trans-peft-facts.md 5.4.
     #[test]
@@ -164,14 +94,13 @@ mod tests {
             ("5%", Some(5.0)),
             ("5/0.0", Some(5.0)),
         ] {
-            assert_eq!(paper_number(text), expected, "{text}");
+            assert_eq!(number(text), expected, "{text}");
         }
-        assert_eq!(paper_number(&"9".repeat(400)), None);
-        let paper = Gsm8kFilter::PaperCompat;
+        assert_eq!(number(&"9".repeat(400)), None);
         for wrong in ["The answer is 18", "The answer is:18", "the answer is: 18"] {
-            assert_eq!(paper.extract(wrong), None, "{wrong}");
+            assert_eq!(paper_number(wrong), None, "{wrong}");
         }
-        assert_eq!(paper.extract("The answer is: 1. The answer is: 2").as_deref(), Some("2"));
+        assert_eq!(paper_number("The answer is: 1. The answer is: 2"), Some(2.0));
         for (prediction, gold, equal) in [
             ("500", "5", true),
             ("5", "500", true),
@@ -179,18 +108,8 @@ mod tests {
             ("3", "4", false),
             ("0.0001", "0", false),
         ] {
-            assert_eq!(paper.matches(prediction, gold), equal, "{prediction} {gold}");
+            let found = is_math_equal(MathMode::PaperCompat, prediction, gold);
+            assert_eq!(found, equal, "{prediction} {gold}");
         }
-    }
-
-    #[test]
-    fn lm_eval_filters() {
-        let text = "He has 3 apples and $1,200.50.\n#### 1,200\nand 7.";
-        assert_eq!(Gsm8kFilter::StrictMatch.extract(text).as_deref(), Some("1200"));
-        assert_eq!(Gsm8kFilter::FlexibleExtract.extract(text).as_deref(), Some("7"));
-        assert!(Gsm8kFilter::StrictMatch.matches("1200", "1,200"));
-        assert_eq!(Gsm8kFilter::StrictMatch.extract("The answer is 5"), None);
-        assert_eq!(cut_at_stop_string("5\n### Instruction:\nmore"), "5\n### ");
-        assert_eq!(cut_at_stop_string("5"), "5");
     }
 }

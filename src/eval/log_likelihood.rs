@@ -1,10 +1,10 @@
 //! Log-likelihoods of continuations. An item's context goes through the network once, whatever the
 //! number of its choices, and what all contexts begin with once for all of them.
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::generate::shared_prefix;
+use super::{NotFinite, generate::shared_prefix};
 use crate::model::{Decoder, KvCache, TokenBatch, Untouched, log_softmax};
 
 /// Positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
@@ -186,7 +186,7 @@ fn pass(
         for (wanted, (log_p, best)) in wanted.iter().zip(found) {
             let (place, choice) = wanted.of;
             if !log_p.is_finite() {
-                bail!("the model's logits for item {} are not finite", group[place].0);
+                return Err(NotFinite { item: group[place].0 }.into());
             }
             let score = &mut scores[place][choice];
             score.log_likelihood += f64::from(log_p);

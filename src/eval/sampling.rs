@@ -11,8 +11,8 @@ pub struct Sampling {
     pub top_k: usize,
     /// Only the most likely tokens that together reach this probability; 1 for all.
     pub top_p: f64,
-    /// Of the draws. Each is a function of the seed, the prompt's number and the token's place, so
-    /// that it does not depend on what is generated beside it.
+    /// Of the draws. Each is a function of the seed, the prompt and the token's place, so that it
+    /// does not depend on what is generated beside it.
     pub seed: u64,
 }
 
@@ -30,7 +30,7 @@ pub(super) fn greedy(logits: &[f32]) -> u32 {
 impl Sampling {
     /// Token number `place` of a prompt's continuation. Temperature first, then `top_k`, then `top_p`, as
     /// in transformers.
-    pub(super) fn draw(&self, logits: &[f32], prompt: usize, place: usize) -> u32 {
+    pub(super) fn draw(&self, logits: &[f32], prompt: &[u32], place: usize) -> u32 {
         if self.temperature <= 0.0 {
             return greedy(logits);
         }
@@ -52,7 +52,8 @@ impl Sampling {
             kept >= self.top_p * total
         });
         weights.truncate(enough.map_or(weights.len(), |last| last + 1));
-        let mut random = rng::stream(self.seed, "sampling", &[prompt as u64, place as u64]);
+        let counters: Vec<u64> = prompt.iter().map(|token| u64::from(*token)).chain([place as u64]).collect();
+        let mut random = rng::stream(self.seed, "sampling", &counters);
         let mut left = random.unit_f64() * weights.iter().sum::<f64>();
         let drawn = weights.iter().position(|weight| {
             left -= weight;
@@ -74,7 +75,7 @@ mod tests {
         let shares = |sampling: Sampling| {
             let mut counts = [0.0_f64; 4];
             (0..20_000)
-                .for_each(|prompt| counts[sampling.draw(&logits, prompt, 0) as usize] += 1.0 / 20_000.0);
+                .for_each(|prompt| counts[sampling.draw(&logits, &[prompt], 0) as usize] += 1.0 / 20_000.0);
             counts
         };
         for (sampling, expected) in [
@@ -90,8 +91,8 @@ mod tests {
             }
         }
         assert_ne!(
-            (0..50).map(|place| all.draw(&logits, 0, place)).collect::<Vec<_>>(),
-            (0..50).map(|place| Sampling { seed: 4, ..all }.draw(&logits, 0, place)).collect::<Vec<_>>()
+            (0..50).map(|place| all.draw(&logits, &[0], place)).collect::<Vec<_>>(),
+            (0..50).map(|place| Sampling { seed: 4, ..all }.draw(&logits, &[0], place)).collect::<Vec<_>>()
         );
         assert_eq!(greedy(&[1.0, 3.0, 3.0, 2.0]), 1);
     }

@@ -100,8 +100,12 @@ pub enum DatasetFormat {
     MetaMath,
     /// GSM8K: `question`, `answer`.
     Gsm8k,
+    /// MATH: `problem`, `solution`, which holds the answer as `\boxed{...}`.
+    Math,
     /// Plain documents in a `text` field (or one `.txt` file, split at blank lines).
     Text,
+    /// The rows as they are, for tasks whose templates read other fields.
+    Raw,
 }
 
 /// Words that file names use for each split.
@@ -190,11 +194,16 @@ impl DatasetParams {
             DatasetFormat::Text => &["text"],
             DatasetFormat::Alpaca => &["instruction", "input", "output", "answer"],
             DatasetFormat::MetaMath => &["instruction", "output", "answer"],
-            DatasetFormat::Gsm8k => &["instruction", "output"],
+            DatasetFormat::Gsm8k | DatasetFormat::Math => &["instruction", "output"],
+            DatasetFormat::Raw => &[],
         };
         let fields = self.fields.keys().filter(|key| !known.contains(&key.as_str())).map(|key| {
-            Problem::new(format!("fields.{key}"), format!("`{key}` is no field of this format"))
-                .hint(format!("one of: {}", known.join(", ")))
+            Problem::new(format!("fields.{key}"), format!("`{key}` is no field of this format")).hint(
+                match known {
+                    [] => "this format takes rows as they are".to_owned(),
+                    known => format!("one of: {}", known.join(", ")),
+                },
+            )
         });
         let split =
             self.split.iter().filter_map(|split| Some(Problem::new("split", split.parse::<Split>().err()?)));

@@ -118,7 +118,9 @@ impl Kind {
         Some(match (self.name, field) {
             (_, "base") | ("swap", "to") => &["base", "pretrain", "merge"],
             (_, "tokens" | "eval_tokens") => &["tokenize"],
-            (_, "dataset") | ("eval", "tasks.*.dataset") | ("base", "init.tokenizer.text") => &["dataset"],
+            (_, "dataset")
+            | ("eval", "tasks.*.dataset" | "tasks.*.fewshot_dataset")
+            | ("base", "init.tokenizer.text") => &["dataset"],
             ("swap", "adapter") => &["train", "adapter"],
             ("merge", "adapter") => &["train", "swap", "adapter"],
             ("eval", "model") => &["base", "pretrain", "train", "swap", "merge", "adapter"],

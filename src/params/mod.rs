@@ -23,6 +23,7 @@ mod remote;
 mod report;
 mod slice;
 mod swap;
+mod task;
 mod tokenize;
 mod train;
 mod trans_peft;
@@ -38,7 +39,7 @@ pub use command::CommandParams;
 pub use common::{ArtifactRef, Dtype, Problem, REF_KEY, RemoteFields, SourceFile, StepParams};
 pub use dataset::{ArtifactFile, DatasetFormat, DatasetParams, Sources};
 pub use device_name::DeviceName;
-pub use eval::{COMMONSENSE_LABELS, EvalParams, TaskSpec, known_tasks};
+pub use eval::{EvalParams, TaskSpec};
 pub use import::ImportParams;
 pub use kind::{KINDS, Kind, Parsed};
 pub use merge::MergeParams;
@@ -49,6 +50,12 @@ pub use remote::Remote;
 pub use report::{RecipeText, ReportParams, SHIPPED_TEMPLATES};
 pub use slice::Split;
 pub use swap::SwapParams;
+pub(crate) use task::score_name;
+pub use task::{
+    Aggregation, ChoiceTemplates, DataFiles, FewshotConfig, FilterFunction, FilterPipeline, FilterStep,
+    GenerationKwargs, MathMode, Metric, MetricName, OutputType, RowTemplates, Sampler, TaskDefinition,
+    TaskMetadata, shipped_task, shipped_tasks, task_schema,
+};
 pub use tokenize::{PromptTemplate, TokenizeParams};
 pub use train::{PretrainParams, TrainParams};
 pub use trans_peft::{MaskKind, TransPeftParams};

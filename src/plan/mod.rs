@@ -15,6 +15,8 @@ mod mermaid;
 mod pin;
 mod select;
 mod settings;
+mod task_files;
+mod typed;
 
 pub use build::build;
 pub use graph::{Plan, StepNode};

@@ -22,5 +22,4 @@ pub use loaded::Recipe;
 pub(crate) use loaded::{Defaults, Step};
 pub use schema::json_schema;
 pub(crate) use shape::is_name;
-#[cfg(test)]
 pub(crate) use yaml::parse;

@@ -84,6 +84,18 @@ impl Sources {
         &self.texts[span.file as usize].folder
     }
 
+    /// The path of a file that is named at this place, as short as the text itself was named.
+    pub(crate) fn beside(&self, span: Span, written: &Path) -> PathBuf {
+        let source = &self.texts[span.file as usize];
+        let absolute = source.folder.join(written);
+        let short = Path::new(&source.name).parent().unwrap_or(Path::new("")).join(written);
+        // An argument of `--set` has a name that is no path.
+        match std::path::absolute(&short) {
+            Ok(same) if same == absolute => short,
+            _ => absolute,
+        }
+    }
+
     /// The characters that a value was written with.
     pub(crate) fn raw(&self, span: Span) -> &str {
         self.text(span.file).get(span.start as usize..span.end as usize).unwrap_or_default()

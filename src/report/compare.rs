@@ -11,7 +11,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::TaskTable;
-use crate::{digest::Digest, eval::stats};
+use crate::{
+    eval::stats,
+    params::{Aggregation, MetricName},
+};
 
 const RESAMPLES: usize = 10_000;
 
@@ -22,13 +25,25 @@ pub struct Comparison {
     pub task: String,
     /// The row.
     pub label: String,
-    /// Its mean minus the baseline's: over the items that both have, or of all when there are none.
+    /// Whether the score is a share, shown in %.
+    pub share: bool,
+    /// Its score minus the baseline's: over the items that both have, or of all when there are none.
     pub difference: f64,
     /// 95 % interval of the difference: paired bootstrap over items, each item's score averaged
     /// over the runs. It holds the item sampling, not the spread between seeds.
     pub ci95: Option<(f64, f64)>,
-    /// Items that both have: the same place, prompt and target.
+    /// Items that both have: the same place, row and target.
     pub items: usize,
+    /// Probability of a difference at least as large between equally good models.
+    pub p: Option<f64>,
+    /// `mcnemar` (exact; one run each, right or wrong) or `sign-flip` (else).
+    pub test: Option<&'static str>,
+    /// `p` by Holm's correction over the tasks of this row.
+    pub p_holm: Option<f64>,
+    /// The difference that 80 of 100 such comparisons would find at the level of 5 %.
+    pub detectable: Option<f64>,
+    /// Whether `detectable` is that of a paired comparison, or of two samples of their own.
+    pub detectable_paired: bool,
 }
 
 /// Every other row of every table against the row called `baseline`.
@@ -39,25 +54,97 @@ pub(super) fn compare(tables: &[TaskTable], baseline: &str) -> Vec<Comparison> {
         let base_items = items(&base.samples, &table.metric);
         for row in table.rows.iter().filter(|row| row.label != baseline) {
             let other = items(&row.samples, &table.metric);
-            let paired: Vec<f64> = match (&base_items, &other) {
-                (Some(a), Some(b)) => a.iter().filter_map(|(id, a)| Some(b.get(id)? - a)).collect(),
+            let pairs: Vec<(Score, Score)> = match (&base_items, &other) {
+                (Some(a), Some(b)) => a.iter().filter_map(|(id, a)| Some((*a, *b.get(id)?))).collect(),
                 _ => Vec::new(),
             };
+            let unpaired = table.share.then(|| {
+                let n = base.items.min(row.items) as usize;
+                stats::detectable_unpaired(base.mean, n)
+            });
+            let aggregation =
+                MetricName::find(&table.metric).map_or(Aggregation::Mean, MetricName::aggregation);
+            let paired = paired(&pairs, aggregation, base.n == 1 && row.n == 1);
             out.push(Comparison {
                 task: table.task.clone(),
                 label: row.label.clone(),
-                difference: if paired.is_empty() { row.mean - base.mean } else { stats::mean(&paired) },
-                ci95: stats::bootstrap(&paired, RESAMPLES),
-                items: paired.len(),
+                share: table.share,
+                difference: paired.difference.unwrap_or(row.mean - base.mean),
+                ci95: paired.ci95,
+                items: pairs.len(),
+                p: paired.p,
+                test: paired.test,
+                p_holm: None,
+                detectable: paired.detectable.or(unpaired.filter(|found| *found > 0.0 && found.is_finite())),
+                detectable_paired: paired.detectable.is_some(),
             });
         }
     }
+    correct(&mut out);
     out
+}
+
+/// Holm's correction: a row is tested once for each task.
+fn correct(comparisons: &mut [Comparison]) {
+    let mut labels: Vec<String> = comparisons.iter().map(|row| row.label.clone()).collect();
+    labels.sort();
+    labels.dedup();
+    for label in labels {
+        let mut family: Vec<&mut Comparison> =
+            comparisons.iter_mut().filter(|row| row.label == label && row.p.is_some()).collect();
+        let p_values: Vec<f64> = family.iter().filter_map(|row| row.p).collect();
+        for (row, corrected) in family.iter_mut().zip(stats::holm(&p_values)) {
+            row.p_holm = Some(corrected);
+        }
+    }
+}
+
+/// An item's score and its weight.
+type Score = (f64, f64);
+
+#[derive(Default)]
+struct Paired {
+    difference: Option<f64>,
+    ci95: Option<(f64, f64)>,
+    p: Option<f64>,
+    test: Option<&'static str>,
+    detectable: Option<f64>,
+}
+
+/// What the items that both have say. `binary`: each was right or wrong, not right in some runs.
+fn paired(pairs: &[(Score, Score)], aggregation: Aggregation, binary: bool) -> Paired {
+    if pairs.is_empty() {
+        return Paired::default();
+    }
+    let difference_of = |places: &mut dyn Iterator<Item = usize>| {
+        let places: Vec<usize> = places.collect();
+        let base = aggregation.of(places.iter().map(|place| pairs[*place].0));
+        aggregation.of(places.iter().map(|place| pairs[*place].1)) - base
+    };
+    let resampled = |places: &[usize]| difference_of(&mut places.iter().copied());
+    let found = stats::bootstrap_of(pairs.len(), RESAMPLES, resampled);
+    let difference = Some(difference_of(&mut (0..pairs.len())));
+    let ci95 = found.map(|found| found.ci95);
+    // Tests of shares, and of log-likelihoods for what is made of them.
+    let differences: Vec<f64> = pairs.iter().map(|(base, row)| row.0 - base.0).collect();
+    let (p, test) = if binary && aggregation == Aggregation::Mean {
+        let gained = differences.iter().filter(|difference| **difference > 0.0).count();
+        let lost = differences.iter().filter(|difference| **difference < 0.0).count();
+        (stats::mcnemar_exact(gained, lost), "mcnemar")
+    } else {
+        (stats::sign_flip(&differences, RESAMPLES), "sign-flip")
+    };
+    let detectable = match (aggregation, stats::sd(&differences)) {
+        // Items that never differ say nothing of how far they could.
+        (Aggregation::Mean, Some(sd)) if sd > 0.0 => Some(stats::detectable_paired(sd, pairs.len())),
+        _ => None,
+    };
+    Paired { difference, ci95, p: Some(p), test: Some(test), detectable }
 }
 
 /// Each item's score, averaged over the runs; none when a file is missing or the
 /// runs scored different items.
-fn items(samples: &[PathBuf], metric: &str) -> Option<BTreeMap<Item, f64>> {
+fn items(samples: &[PathBuf], metric: &str) -> Option<BTreeMap<Item, Score>> {
     let mut runs = samples.iter().map(|path| scores(path, metric));
     let mut sum = runs.next()??;
     for run in runs {
@@ -65,23 +152,55 @@ fn items(samples: &[PathBuf], metric: &str) -> Option<BTreeMap<Item, f64>> {
         if !run.keys().eq(sum.keys()) {
             return None;
         }
-        sum.iter_mut().zip(run.values()).for_each(|((_, sum), score)| *sum += score);
+        sum.iter_mut().zip(run.values()).for_each(|((_, sum), score)| sum.0 += score.0);
     }
-    sum.values_mut().for_each(|score| *score /= samples.len() as f64);
+    sum.values_mut().for_each(|score| score.0 /= samples.len() as f64);
     Some(sum)
 }
 
-/// What makes two lines of sample files the same question.
-type Item = (u64, Digest);
+/// What makes two lines of sample files the same question, however it was asked.
+type Item = (u64, String, String);
 
-fn scores(path: &Path, metric: &str) -> Option<BTreeMap<Item, f64>> {
+fn scores(path: &Path, metric: &str) -> Option<BTreeMap<Item, Score>> {
     BufReader::new(File::open(path).ok()?)
         .lines()
         .map(|line| {
             let sample: Value = serde_json::from_str(&line.ok()?).ok()?;
-            let asked = serde_json::to_vec(&[sample.get("prompt")?, sample.get("target")?]).ok()?;
-            let item = (sample.get("doc_id")?.as_u64()?, Digest::of_bytes(&asked));
-            Some((item, sample.get(metric)?.as_f64()?))
+            let text = |name: &str| sample.get(name)?.as_str().map(str::to_owned);
+            let item = (sample.get("doc_id")?.as_u64()?, text("doc_hash")?, text("target")?);
+            // A score, or a log-likelihood and what it is of.
+            let score = sample.get(metric)?;
+            let score = score.as_f64().map(|score| (score, 1.0));
+            let pair = || serde_json::from_value(sample.get(metric)?.clone()).ok();
+            Some((item, score.or_else(pair)?))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn right_and_wrong_are_tested_exactly_and_averages_by_signs() {
+        // 1 item lost, 7 gained, 12 equal.
+        let pairs: Vec<(Score, Score)> = (0..20)
+            .map(|place| match place {
+                0 => (1.0, 0.0),
+                1..=7 => (0.0, 1.0),
+                _ => (1.0, 1.0),
+            })
+            .map(|(base, row)| ((base, 1.0), (row, 1.0)))
+            .collect();
+        let exact = paired(&pairs, Aggregation::Mean, true);
+        assert_eq!(exact.test, Some("mcnemar"));
+        assert!((exact.p.unwrap() - 0.0703125).abs() < 1e-12);
+        assert!((exact.difference.unwrap() - 0.3).abs() < 1e-12);
+        let signs = paired(&pairs, Aggregation::Mean, false);
+        assert_eq!(signs.test, Some("sign-flip"));
+        assert!((signs.p.unwrap() - 0.0703125).abs() < 0.01);
+        let words = paired(&pairs, Aggregation::WeightedPerplexity, true);
+        assert!(words.difference.unwrap() < 0.0 && words.detectable.is_none());
+        assert!(paired(&[], Aggregation::Mean, true).p.is_none());
+    }
 }

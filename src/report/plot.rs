@@ -28,18 +28,22 @@ pub fn plot_svg(tables: &[TaskTable]) -> String {
 }
 
 fn draw(out: &mut String, table: &TaskTable, top: usize) {
-    let place = |value: f64| LEFT as f64 + value.clamp(0.0, 1.0) * WIDTH as f64;
+    let most = if table.share { 1.0 } else { largest(table) };
+    let place = |value: f64| LEFT as f64 + (value / most).clamp(0.0, 1.0) * WIDTH as f64;
     let bottom = top + TOP + ROW * table.rows.len();
     // Writing into a text cannot fail.
     let _ = writeln!(
         out,
-        "<text x=\"10\" y=\"{}\" font-weight=\"bold\">{}: {} in %</text>",
+        "<text x=\"10\" y=\"{}\" font-weight=\"bold\">{}: {}{}</text>",
         top + 20,
         escape(&table.task),
-        escape(&table.metric)
+        escape(&table.metric),
+        if table.share { " in %" } else { "" }
     );
     for tick in 0..=5 {
-        let (x, label) = (place(f64::from(tick) / 5.0), tick * 20);
+        let value = most * f64::from(tick) / 5.0;
+        let x = place(value);
+        let label = if table.share { format!("{}", tick * 20) } else { format!("{value:.2}") };
         let _ = writeln!(
             out,
             "<line x1=\"{x:.1}\" y1=\"{}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#ddd\"/>",
@@ -72,6 +76,12 @@ fn draw(out: &mut String, table: &TaskTable, top: usize) {
         }
         let _ = writeln!(out, "<circle cx=\"{mean:.1}\" cy=\"{y}\" r=\"5\" fill=\"#1f5fa8\"/>");
     }
+}
+
+/// The end of the axis of a score without a largest value.
+fn largest(table: &TaskTable) -> f64 {
+    let values = table.rows.iter().flat_map(|row| row.values.iter().copied().chain([row.ci95.1]));
+    values.filter(|value| value.is_finite()).fold(f64::MIN_POSITIVE, f64::max)
 }
 
 fn escape(text: &str) -> String {

@@ -39,6 +39,7 @@ pub fn render(template: &Template, context: &impl Serialize) -> anyhow::Result<S
     env.set_syntax(syntax.build().expect("the delimiters are the default ones"));
     env.set_auto_escape_callback(move |_| if html { AutoEscape::Html } else { AutoEscape::None });
     env.add_filter("percent", percent);
+    env.add_filter("score", score);
     env.add_filter("fixed", |value: f64, digits: usize| format!("{value:.*}", digits.min(12)));
     env.add_filter("cell", |text: String| text.replace('|', "\\|").replace(['\n', '\r'], " "));
     env.add_filter("tex", tex);
@@ -53,6 +54,11 @@ pub fn render(template: &Template, context: &impl Serialize) -> anyhow::Result<S
 
 fn percent(value: f64) -> String {
     format!("{:.1}", 100.0 * value)
+}
+
+/// A share in %, or another score as it is.
+fn score(value: f64, share: bool) -> String {
+    if share { percent(value) } else { format!("{value:.3}") }
 }
 
 fn tex(text: String) -> String {

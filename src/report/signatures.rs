@@ -14,7 +14,8 @@ const KEPT: f64 = 0.5;
 /// A line for each sign.
 pub(super) fn signatures(tables: &[TaskTable]) -> Vec<String> {
     let mut out = Vec::new();
-    for TaskTable { task, rows, .. } in tables {
+    // Shares only: how far is far for a perplexity, nobody knows.
+    for TaskTable { task, rows, .. } in tables.iter().filter(|table| table.share) {
         for row in rows {
             if let Some(sd) = row.sd.filter(|sd| *sd > SPREAD) {
                 out.push(format!(
@@ -108,8 +109,13 @@ mod tests {
             row("moved b", 0.5, 0.02, after("b")),
             row("moved c", 0.1, 0.02, after("c")),
         ];
-        let table =
-            TaskTable { task: "t".to_owned(), metric: "acc".to_owned(), version: Value::from(1), rows };
+        let table = TaskTable {
+            task: "t".to_owned(),
+            metric: "acc".to_owned(),
+            version: Value::from(1),
+            share: true,
+            rows,
+        };
         let signs = signatures(&[table]);
         assert_eq!(signs.len(), 2, "{signs:?}");
         assert!(signs[0].starts_with("t: the 3 runs of `home b` differ by 8.0 points"), "{}", signs[0]);

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::{eval::stats, steps::Input};
+use crate::{eval::stats, params::MetricName, steps::Input};
 
 /// All results of one task.
 #[derive(Debug, Clone, Serialize)]
@@ -17,6 +17,8 @@ pub struct TaskTable {
     pub metric: String,
     /// Version of the task.
     pub version: Value,
+    /// Whether it is a share, shown in %.
+    pub share: bool,
     /// In the order of the recipe's labels.
     pub rows: Vec<Row>,
 }
@@ -38,13 +40,13 @@ pub struct Row {
     pub items: u64,
     /// 95 % interval of the mean.
     pub ci95: (f64, f64),
-    /// `t` (over runs) or `wilson` (over the items of the only run).
+    /// `t` (over runs), `wilson` or `bootstrap` (over the items of the only run).
     pub ci_kind: &'static str,
     /// Generations without an answer, over all runs.
     pub unparsed: u64,
     /// Prompts cut to the context, over all runs.
     pub truncated: u64,
-    /// Whether its mean is the highest of the table.
+    /// Whether its mean is the best of the table: the highest share, the lowest perplexity.
     pub best: bool,
     /// Sample files of the runs.
     #[serde(skip)]
@@ -103,6 +105,7 @@ pub(super) fn tables(
                     task: task.clone(),
                     metric: metric.to_owned(),
                     version,
+                    share: MetricName::find(metric).is_none_or(MetricName::is_share),
                     rows: Vec::new(),
                 });
                 tables.len() - 1
@@ -116,7 +119,7 @@ pub(super) fn tables(
                     sd: None,
                     n: 0,
                     items: run.results["n-samples"][&task]["effective"].as_u64().unwrap_or(0),
-                    ci95: (0.0, 1.0),
+                    ci95: item_interval(&run.results["results"][&task], metric).unwrap_or((score, score)),
                     ci_kind: "wilson",
                     unparsed: 0,
                     truncated: 0,
@@ -136,22 +139,33 @@ pub(super) fn tables(
         }
     }
     for table in &mut tables {
-        table.rows.iter_mut().for_each(summarise);
-        let top = table.rows.iter().map(|row| row.mean).fold(f64::NEG_INFINITY, f64::max);
+        table.rows.iter_mut().for_each(|row| summarise(row, table.share));
+        let means = table.rows.iter().map(|row| row.mean);
+        let top = match table.share {
+            true => means.fold(f64::NEG_INFINITY, f64::max),
+            false => means.fold(f64::INFINITY, f64::min),
+        };
         let all_equal = table.rows.iter().all(|row| row.mean == top);
         table.rows.iter_mut().for_each(|row| row.best = !all_equal && row.mean == top);
     }
     Ok(tables)
 }
 
-fn summarise(row: &mut Row) {
+/// The 95 % interval over items that an evaluation wrote beside a score.
+fn item_interval(scores: &Value, metric: &str) -> Option<(f64, f64)> {
+    let (name, filter) = metric.split_once(',')?;
+    serde_json::from_value(scores.get(format!("{name}_ci95,{filter}"))?.clone()).ok()
+}
+
+fn summarise(row: &mut Row, share: bool) {
     row.n = row.values.len();
     row.mean = stats::mean(&row.values);
     row.sd = stats::sd(&row.values);
-    (row.ci95, row.ci_kind) = match stats::t_interval(&row.values) {
-        Some((low, high)) => ((low.max(0.0), high.min(1.0)), "t"),
-        None => (stats::wilson((row.mean * row.items as f64).round() as usize, row.items as usize), "wilson"),
-    };
+    match stats::t_interval(&row.values) {
+        Some((low, high)) if share => (row.ci95, row.ci_kind) = ((low.max(0.0), high.min(1.0)), "t"),
+        Some((low, high)) => (row.ci95, row.ci_kind) = ((low.max(0.0), high), "t"),
+        None => row.ci_kind = if share { "wilson" } else { "bootstrap" },
+    }
 }
 
 /// A node id without one axis: `a[method=lora,seed=1]` without `seed` is `a[method=lora]`.

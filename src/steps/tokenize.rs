@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail, ensure};
 use rayon::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     StepContext,
@@ -135,6 +135,10 @@ impl Encoder<'_> {
         ensure!(
             row.contains_key("instruction"),
             "there is no field `instruction`; plain text needs `prompt: text`"
+        );
+        ensure!(
+            row.get("output").is_some_and(Value::is_string),
+            "there is no field `output` with a text; rows of format `raw` are for tasks only"
         );
         let prompt = prompt(template, text(row, "instruction"), text(row, "input"));
         let output = text(row, "output");

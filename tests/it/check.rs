@@ -42,6 +42,10 @@ fn every_wrong_recipe_gets_its_diagnostics() {
     let dir = space();
     std::fs::write(dir.path().join("common.yaml"), "params: { pc: 0.1 }\nsteps: { old: { uses: base } }\n")
         .unwrap();
+    std::fs::create_dir(dir.path().join("tasks")).unwrap();
+    for entry in std::fs::read_dir(file.with_file_name("tasks")).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), dir.path().join("tasks").join(entry.file_name())).unwrap();
+    }
     let mut blessed = preface.to_owned();
     let mut wrong = String::new();
     for case in cases.split("\n=== ") {

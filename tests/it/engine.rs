@@ -96,7 +96,7 @@ fn draws_depend_on_seed_and_prompt_alone() {
         let same = vec![prompts[0].clone(); 2];
         let sampling = Some(Sampling { temperature: 1.5, top_k: 0, top_p: 1.0, seed: 1 });
         let twice = run(&model, &same, &GenerateOptions { sampling, ..greedy });
-        assert_ne!(twice[0], twice[1], "each prompt has its own draws");
+        assert_eq!(twice[0], twice[1], "draws do not depend on a prompt's place");
     });
 }
 
@@ -204,7 +204,7 @@ fn what_cannot_be_computed_is_named() {
         }
     }
     let error = generate(&model, &[vec![1], vec![2, 3]], ok);
-    assert_eq!(error, "the model's logits for prompt 1 are not finite after 0 new tokens");
+    assert_eq!(error, "the model's logits for item 1 are not finite");
     let error = score(&model, vec![1, 2], vec![1]);
     assert_eq!(error, "the model's logits for item 1 are not finite");
 }

@@ -32,6 +32,7 @@ fn file_name(kind: &str) -> &str {
         "config_json" => "DIR",
         "adapter_config" => "adapter_config.json",
         "recipe" => "recipe.yaml",
+        "task" => "task.yaml",
         other => panic!("no such kind: {other}"),
     }
 }
@@ -58,7 +59,11 @@ fn every_hostile_file_is_an_error_that_names_it() {
             let error = error_of(kind, &fs::read(&path).unwrap());
             if let Some(error) = &error {
                 assert!(error.contains(file_name(kind)), "{kind}/{name} names no file: {error}");
-                assert!(kind == "recipe" || error.len() < 1_000, "{kind}/{name} takes {} bytes", error.len());
+                assert!(
+                    ["recipe", "task"].contains(&kind) || error.len() < 1_000,
+                    "{kind}/{name} takes {} bytes",
+                    error.len()
+                );
                 assert!(!error.contains(|c: char| c.is_control() && c != '\n'), "{kind}/{name}: {error:?}");
             }
             let shown = error.as_deref().unwrap_or("ok");

@@ -5,6 +5,7 @@ mod check;
 mod devices;
 mod engine;
 mod estimate;
+mod eval;
 mod hostile;
 mod hub;
 mod hub_run;

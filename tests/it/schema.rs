@@ -2,18 +2,41 @@
 
 use std::path::Path;
 
-use evergraft::{params::KINDS, recipe::json_schema};
+use evergraft::{
+    params::{KINDS, shipped_tasks, task_schema},
+    recipe::json_schema,
+};
 use serde_json::Value;
 
 #[test]
-fn the_committed_schema_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schema/recipe.schema.json");
-    let text = format!("{}\n", serde_json::to_string_pretty(&json_schema()).unwrap());
-    if std::env::var_os("EVERGRAFT_BLESS").is_some() {
-        std::fs::write(&path, &text).unwrap();
+fn the_committed_schemas_are_current() {
+    for (name, schema) in [("recipe", json_schema()), ("task", task_schema())] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schema/{name}.schema.json"));
+        let text = format!("{}\n", serde_json::to_string_pretty(&schema).unwrap());
+        if std::env::var_os("EVERGRAFT_BLESS").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == text, "run `EVERGRAFT_BLESS=1 cargo test schema` and commit {}", path.display());
     }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == text, "run `EVERGRAFT_BLESS=1 cargo test schema` and commit {}", path.display());
+}
+
+#[test]
+fn every_field_of_a_task_is_described() {
+    let schema = task_schema();
+    let definitions = schema["$defs"].as_object().unwrap().values();
+    for object in definitions.chain([&schema]) {
+        for (name, field) in object["properties"].as_object().into_iter().flatten() {
+            assert!(field["description"].is_string(), "{name} has no description");
+        }
+    }
+    // What a shipped task says is what the schema knows.
+    for task in shipped_tasks() {
+        let fields = serde_json::to_value(task).unwrap();
+        for name in fields.as_object().unwrap().keys() {
+            assert!(schema["properties"].get(name).is_some(), "{name}");
+        }
+    }
 }
 
 #[test]
@@ -52,6 +75,7 @@ fn every_reference_of_the_schema_resolves() {
             _ => {}
         }
     }
-    let schema = json_schema();
-    walk(&schema, &schema);
+    for schema in [json_schema(), task_schema()] {
+        walk(&schema, &schema);
+    }
 }

@@ -9,11 +9,12 @@ use std::{fs, path::Path};
 
 use evergraft::{
     device::resolve,
+    eval::Task,
     model::{
         BaseFolder, Decoder, HalvesOrder, ModelConfig, RandomWeights, SafetensorsWeights, SourceModel,
         Tokenizer, WeightSource, expected_tensors, gguf::GgufFile, parameter_count,
     },
-    params::{DeviceName, Dtype},
+    params::{DeviceName, Dtype, TaskDefinition},
     peft::{Adapter, Merged},
     plan, recipe,
 };
@@ -23,13 +24,14 @@ use serde_json::Value;
 pub type Entry = fn(&Path, &[u8]) -> anyhow::Result<()>;
 
 /// Every kind, under the name of its target.
-pub const ENTRIES: [(&str, Entry); 6] = [
+pub const ENTRIES: [(&str, Entry); 7] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("safetensors_index", safetensors_index),
     ("config_json", config_json),
     ("adapter_config", adapter_config),
     ("recipe", recipe),
+    ("task", task),
 ];
 
 const CONFIG: &[u8] = include_bytes!("../../fixtures/models/llama/config.json");
@@ -136,5 +138,28 @@ pub fn recipe(dir: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     assert_eq!(plan.order().len(), plan.to_json().nodes.len());
     let json = serde_json::to_string(&plan.to_json())?;
     assert!(!json.is_empty() && !plan.to_dot().is_empty() && !plan.to_mermaid().is_empty());
+    Ok(())
+}
+
+/// A task file, up to the plan; then a row is asked, whatever comes of it.
+pub fn task(dir: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    const RECIPE: &str = "version: 1\nsteps:\n  o: { uses: base, with: { source: . } }\n  \
+        d: { uses: dataset, with: { source: recipe.yaml, format: raw } }\n  \
+        e: { uses: eval, with: { model: \"${{ steps.o }}\", tasks: [{ task: task.yaml, dataset: \"${{ steps.d }}\" }] } }\n";
+    fs::write(dir.join("task.yaml"), bytes)?;
+    let path = dir.join("recipe.yaml");
+    fs::write(&path, RECIPE)?;
+    let plan = plan::build(&recipe::load(&path, &[])?)?;
+    let definitions = plan.graph.node_weights().map(|node| &node.params["tasks"][0]["definition"]);
+    let definition = { definitions }.find(|definition| definition.is_object()).expect("a task is there");
+    let task = Task::new(serde_json::from_value::<TaskDefinition>(definition.clone())?, None)?;
+    let row = serde_json::json!({"question": "Why?", "answer": "a", "n": 1, "choices": ["a", "b"]});
+    let ask = move || {
+        let row = row.as_object().expect("a mapping");
+        let _ = (task.question(row, &[row]), task.answer(row), task.answers("The answer is: 5 or a"));
+    };
+    // As the step does: what templates nest takes stack when it is dropped.
+    let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(ask)?;
+    assert!(thread.join().is_ok());
     Ok(())
 }

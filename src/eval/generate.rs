@@ -242,6 +242,8 @@ impl<'a> Run<'a> {
         let [_, vocab] = logits.dims();
         let logits = logits.into_data().try_to_vec::<f32>()?;
         let rows = logits.chunks_exact(vocab).zip(&self.active);
-        Ok(rows.map(|(logits, row)| sampling.draw(logits, &self.prompts[row.prompt], row.new.len())).collect())
+        Ok(rows
+            .map(|(logits, row)| sampling.draw(logits, &self.prompts[row.prompt], row.new.len()))
+            .collect())
     }
 }

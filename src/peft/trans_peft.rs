@@ -5,12 +5,12 @@
 
 use std::cell::Cell;
 
-use burn::tensor::{Tensor, TensorData};
 use crate::{
     model::{Dropout, ForwardHook, Site, to_dtype},
     params::{MaskKind, TransPeftParams},
     rng,
 };
+use burn::tensor::{Tensor, TensorData};
 
 /// The interventions of one training forward pass.
 #[derive(Debug, Clone)]

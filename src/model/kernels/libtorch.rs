@@ -63,10 +63,7 @@ impl Passes for LibTorch {
         [output, low].map(TchTensor::new)
     }
 
-    fn adapted_backward(
-        [grad, x, low, weight, a, b]: [TchTensor; 6],
-        update: &Update,
-    ) -> [TchTensor; 3] {
+    fn adapted_backward([grad, x, low, weight, a, b]: [TchTensor; 6], update: &Update) -> [TchTensor; 3] {
         let (base, adapter) = (x.tensor.kind(), a.tensor.kind());
         let mut x_grad = product(&grad.tensor, &weight.tensor);
         let grad = grad.tensor.to_kind(adapter);
@@ -197,12 +194,8 @@ impl<'a> Rows<'a> {
     /// The inverse of [`Self::padded`].
     fn joined(&self, padded: &Tensor) -> Tensor {
         let rows = padded.transpose(1, 2);
-        let parts: Vec<Tensor> = rows
-            .unbind(0)
-            .iter()
-            .zip(&self.lengths)
-            .map(|(row, length)| row.narrow(0, 0, *length))
-            .collect();
+        let parts: Vec<Tensor> =
+            rows.unbind(0).iter().zip(&self.lengths).map(|(row, length)| row.narrow(0, 0, *length)).collect();
         Tensor::cat(&parts, 0).flatten(1, 2)
     }
 

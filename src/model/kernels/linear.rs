@@ -22,7 +22,26 @@ pub(super) struct Sizes {
 
 /// `x W^T`.
 pub(super) fn forward(sizes: Sizes, x: &[f32], weight: &[f32]) -> Vec<f32> {
+    let Sizes { tokens, into, out, .. } = sizes;
+    let mut y = vec![0.0; tokens * out];
+    let (x, weight) = (View::new(x, tokens, into), View::new(weight, out, into));
+    product(&mut y, false, 1.0, x, weight.transposed(), Threads::All);
+    y
+}
+
+/// The same, each token by itself.
+pub(super) fn alone(sizes: Sizes, x: &[f32], weight: &[f32]) -> Vec<f32> {
     skinny::product(x, weight, [sizes.tokens, sizes.into, sizes.out])
+}
+
+/// `x W^T + scale * (x A^T) B^T`, each token by itself.
+pub(super) fn alone_adapted(sizes: Sizes, scale: f32, [x, weight, a, b]: [&[f32]; 4]) -> Vec<f32> {
+    let Sizes { tokens, into, out, rank } = sizes;
+    let mut y = alone(sizes, x, weight);
+    let low = skinny::product(x, a, [tokens, into, rank]);
+    let update = skinny::product(&low, b, [tokens, rank, out]);
+    y.par_iter_mut().zip(&update).for_each(|(y, update)| *y += scale * update);
+    y
 }
 
 /// The gradient of the input: `g W`.

@@ -158,12 +158,18 @@ pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Fused>::swiglu(gate.into_dispatch(), up.into_dispatch()))
 }
 
-/// `x W^T`.
+/// `x W^T`. Outside of training, on the CPU and in f32, a token's result does not depend on the tokens
+/// beside it.
 ///
 /// # Shapes
 /// `x` is `[tokens, in]`, `weight` `[out, in]`, in one number format.
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Fused>::linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// The same as fast as it goes, for training. Not differentiable.
+pub(crate) fn joint_linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Scores>::joint_linear(x.into_dispatch(), weight.into_dispatch()))
 }
 
 /// The gradient of [`linear`]'s input: `g W`. Not differentiable.
@@ -243,7 +249,7 @@ pub(crate) trait Fused: Passes {
     }
 
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::linear_forward(x, weight)
+        Self::linear_alone(x, weight)
     }
 
     fn adapted_linear(
@@ -253,8 +259,7 @@ pub(crate) trait Fused: Passes {
         b: FloatTensor<Self>,
         update: Update,
     ) -> FloatTensor<Self> {
-        let [output, _] = Self::adapted_forward([x, weight, a, b], &update);
-        output
+        Self::adapted_alone([x, weight, a, b], &update)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
@@ -274,6 +279,10 @@ pub(crate) trait Fused: Passes {
 /// The same, of what is never differentiated.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"))]
 pub(crate) trait Scores: Passes {
+    fn joint_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::linear_forward(x, weight)
+    }
+
     fn linear_grad(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::linear_backward(weight, grad)
     }

@@ -38,6 +38,12 @@ pub(crate) trait Passes: Backend {
         Self::float_matmul(x, Self::float_transpose(weight))
     }
 
+    /// The same where nothing is trained; best made so that a token's result does not depend on
+    /// the tokens beside it.
+    fn linear_alone(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::linear_forward(x, weight)
+    }
+
     /// The gradient of the input.
     fn linear_backward(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(grad, weight)
@@ -46,6 +52,12 @@ pub(crate) trait Passes: Backend {
     /// The output, and the dropped input's product with A.
     fn adapted_forward(inputs: [FloatTensor<Self>; 4], update: &Update) -> [FloatTensor<Self>; 2] {
         portable::adapted_forward::<Self>(inputs, update)
+    }
+
+    /// The output where nothing is trained, likewise.
+    fn adapted_alone(inputs: [FloatTensor<Self>; 4], update: &Update) -> FloatTensor<Self> {
+        let [output, _] = Self::adapted_forward(inputs, update);
+        output
     }
 
     /// Gradients of the input, of A and of B, from the output's gradient, the input, the dropped
@@ -166,6 +178,15 @@ impl Passes for Flex {
         y
     }
 
+    fn linear_alone(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        if weight.dtype() != DType::F32 {
+            return Self::linear_forward(x, weight);
+        }
+        let sizes = sizes(shape_of(&x)[0], &weight, 0);
+        let [y] = on_values([x, weight], [[sizes.tokens, sizes.out]], |[x, w]| [linear::alone(sizes, x, w)]);
+        y
+    }
+
     fn linear_backward(weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
         if weight.dtype() != DType::F32 {
             return Self::float_matmul(grad, weight);
@@ -184,6 +205,18 @@ impl Passes for Flex {
         let sizes = sizes(shape_of(x)[0], weight, shape_of(a)[0]);
         let shapes = [[sizes.tokens, sizes.out], [sizes.tokens, sizes.rank]];
         on_values(inputs, shapes, |values| linear::forward_adapted(sizes, update, values))
+    }
+
+    fn adapted_alone(inputs: [FlexTensor; 4], update: &Update) -> FlexTensor {
+        let [x, weight, a, _] = &inputs;
+        if weight.dtype() != DType::F32 || update.dropout.is_some() {
+            let [output, _] = Self::adapted_forward(inputs, update);
+            return output;
+        }
+        let sizes = sizes(shape_of(x)[0], weight, shape_of(a)[0]);
+        let kernel = |values: [&[f32]; 4]| [linear::alone_adapted(sizes, update.scale, values)];
+        let [y] = on_values(inputs, [[sizes.tokens, sizes.out]], kernel);
+        y
     }
 
     fn adapted_backward(inputs: [FlexTensor; 6], update: &Update) -> [FlexTensor; 3] {

@@ -2,6 +2,8 @@
 //! and in order. A token's result is one sum over its features in order, so that it does not depend on
 //! the tokens beside it.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -16,6 +18,9 @@ const MOST_LANES: usize = 16;
 
 /// Rows of the weight that one thread takes at a time, where there are enough.
 const SHARE: usize = 512;
+
+/// Values of tokens that are worked on together: a core's own cache holds them.
+const NEAR: usize = 1 << 17;
 
 /// `x W^T`.
 ///
@@ -91,31 +96,34 @@ impl WithSimd for Share<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let rows = self.weight.len() / self.into;
         let panels = self.out.len().div_ceil(S::F32_LANES);
+        let near = (NEAR / (S::F32_LANES * self.into)).next_multiple_of(3);
         let blocks = rows / ROWS;
-        for block in 0..blocks {
-            // One panel waits for the weights: rows that are far apart are streams of their own,
-            // each read in order, which processors see and read ahead. More panels use each weight
-            // again: rows side by side.
-            let rows = match panels {
-                1 => Rows { first: block, step: blocks },
-                _ => Rows { first: block * ROWS, step: 1 },
-            };
-            self.all_panels::<S, ROWS>(simd, rows);
-        }
-        for row in blocks * ROWS..rows {
-            self.all_panels::<S, 1>(simd, Rows { first: row, step: 1 });
+        for first in (0..panels).step_by(near) {
+            let panels = first..panels.min(first + near);
+            for block in 0..blocks {
+                // One panel waits for the weights: rows that are far apart are streams of their own,
+                // each read in order, which processors see and read ahead. More panels use each
+                // weight again: rows side by side.
+                let rows = match panels.len() {
+                    1 => Rows { first: block, step: blocks },
+                    _ => Rows { first: block * ROWS, step: 1 },
+                };
+                self.tiles::<S, ROWS>(simd, panels.clone(), rows);
+            }
+            for row in blocks * ROWS..rows {
+                self.tiles::<S, 1>(simd, panels.clone(), Rows { first: row, step: 1 });
+            }
         }
     }
 }
 
 impl Share<'_> {
     #[inline(always)]
-    fn all_panels<S: Simd, const R: usize>(&mut self, simd: S, rows: Rows) {
-        let panels = self.out.len().div_ceil(S::F32_LANES);
-        let mut panel = 0;
-        while panel < panels {
+    fn tiles<S: Simd, const R: usize>(&mut self, simd: S, panels: Range<usize>, rows: Rows) {
+        let mut panel = panels.start;
+        while panel < panels.end {
             // Three at a time keep both units busy, two are better than two times one.
-            match panels - panel {
+            match panels.end - panel {
                 1 => {
                     self.tile::<S, R, 1>(simd, panel, rows);
                     panel += 1;

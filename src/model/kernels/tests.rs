@@ -181,6 +181,25 @@ fn adapted_linear() {
     }
 }
 
+#[test]
+fn outside_of_training_a_token_stands_alone() {
+    let device = device::resolve(crate::params::DeviceName::Flex).unwrap();
+    let load = |seed, shape| Tensor::<2>::from_data(data(seed, shape), &device);
+    let (x, weight, a, b) = (load(1, [37, 20]), load(2, [30, 20]), load(3, [4, 20]), load(4, [30, 4]));
+    let of = |x: Tensor<2>| {
+        let pair = [a.clone(), b.clone()];
+        [super::linear(x.clone(), weight.clone()), super::adapted_linear(x, weight.clone(), pair, 0.7, None)]
+    };
+    let all = of(x.clone()).map(numbers);
+    for token in 0..37 {
+        for (alone, all) in of(x.clone().narrow(0, token, 1)).map(numbers).iter().zip(&all) {
+            assert_eq!(*alone, all[token * 30..(token + 1) * 30], "token {token}");
+        }
+    }
+    let joint = numbers(super::joint_linear(x, weight));
+    close("joint", &joint, &all[0]);
+}
+
 /// A base in bf16 under an adapter in f32: as in f32, but for the rounding of what is in bf16.
 #[test]
 fn adapted_linear_of_a_bf16_base() {

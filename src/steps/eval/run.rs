@@ -15,7 +15,9 @@ use super::{
 use crate::{
     data::{Row, read_rows},
     device,
-    eval::{Choices, GenerateOptions, NotFinite, Sampling, Task, cut_at_stop_string, generate, log_likelihoods},
+    eval::{
+        Choices, GenerateOptions, NotFinite, Sampling, Task, cut_at_stop_string, generate, log_likelihoods,
+    },
     model::Chat,
     params::{ArtifactRef, EvalParams, OutputType, PromptTemplate, SourceFile, TaskSpec},
     steps::{Input, LoadedModel, StepContext, dataset::rows_of, load_for_eval},

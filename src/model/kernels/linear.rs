@@ -17,7 +17,14 @@ pub(super) struct Sizes {
 
 /// `x W^T`.
 pub(super) fn forward(sizes: Sizes, x: &[f32], weight: &[f32]) -> Vec<f32> {
-    skinny::product(x, weight, [sizes.tokens, sizes.into, sizes.out])
+    let Sizes { tokens, into, out, .. } = sizes;
+    if tokens <= skinny::FEW {
+        return skinny::product(x, weight, [tokens, into, out]);
+    }
+    let mut y = vec![0.0; tokens * out];
+    let (x, weight) = (View::new(x, tokens, into), View::new(weight, out, into));
+    product(&mut y, false, 1.0, x, weight.transposed(), Threads::All);
+    y
 }
 
 /// The gradient of the input: `g W`.

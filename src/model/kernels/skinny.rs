@@ -5,6 +5,10 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+/// So many tokens are few: beyond them the tokens no longer stay in a core's cache. A pass of the
+/// evaluation has fewer, unless one prompt alone has more.
+pub(super) const FEW: usize = 576;
+
 /// Rows of the weight that are worked on together.
 const ROWS: usize = 8;
 

@@ -145,7 +145,7 @@ fn log_likelihoods_are_those_of_whole_sequences() {
                 &GenerateOptions { max_new_tokens: 4, ..Default::default() },
             );
             items[3].continuations.extend(said);
-            let left = model.max_positions() + 1 - items[4].context.len() as usize;
+            let left = model.max_positions() + 1 - items[4].context.len();
             items[4].continuations.push((0..left as u32).map(|at| at % 40).collect());
             let found = scores(&model, &items, 6);
             for (item, found) in items.iter().zip(&found) {

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::{NotFinite, generate::GenerateOptions};
-use crate::model::{Decoder, KvCache, TokenBatch, Untouched, log_softmax};
+use super::{NotFinite, generate::GenerateOptions, pass::read};
+use crate::model::{Decoder, KvCache, TokenBatch, log_softmax};
 
 /// Continues every prompt by the best of `options.beams` beams; several prompts share a pass.
 pub(super) fn search(
@@ -54,7 +54,7 @@ pub(super) fn search(
             Some(*last)
         });
         let lasts = TensorData::from(&lasts.collect::<Vec<i32>>()[..]);
-        let hidden = model.hidden(&batch, Some(&mut cache), &Untouched);
+        let hidden = read(model, &batch, &mut cache);
         let lasts = Tensor::<1, Int>::from_data(lasts, model.device());
         let log_p = log_softmax(model.logits(hidden.select(0, lasts)));
         let [_, vocab] = log_p.dims();

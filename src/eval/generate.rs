@@ -6,8 +6,8 @@ use std::{collections::VecDeque, ops::ControlFlow};
 use anyhow::ensure;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::{NotFinite, beams, sampling::Sampling};
-use crate::model::{Decoder, KvCache, TokenBatch, Untouched};
+use super::{NotFinite, beams, pass::read, sampling::Sampling};
+use crate::model::{Decoder, KvCache, TokenBatch};
 
 /// Prompt tokens that go through the network together, at least one prompt. Bounds memory, and how
 /// long the sequences that are already growing wait.
@@ -152,7 +152,7 @@ impl<'a> Run<'a> {
         if self.prefix > 0 {
             let prefix = &self.prompts[0][..self.prefix];
             let batch = TokenBatch::cached(&[(self.prefix_slot(), prefix)], &self.cache);
-            self.model.hidden(&batch, Some(&mut self.cache), &Untouched);
+            read(self.model, &batch, &mut self.cache);
         }
     }
 
@@ -196,7 +196,7 @@ impl<'a> Run<'a> {
         });
         let lasts: Vec<i32> = lasts.collect();
         let batch = TokenBatch::cached(&rows, &self.cache);
-        let hidden = self.model.hidden(&batch, Some(&mut self.cache), &Untouched);
+        let hidden = read(self.model, &batch, &mut self.cache);
         let count = lasts.len();
         let lasts = Tensor::<1, Int>::from_data(TensorData::new(lasts, [count]), self.model.device());
         let next = self.next_tokens(self.model.logits(hidden.select(0, lasts)))?;

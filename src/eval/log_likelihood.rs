@@ -4,8 +4,8 @@
 use anyhow::ensure;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::{NotFinite, generate::shared_prefix};
-use crate::model::{Decoder, KvCache, TokenBatch, Untouched, log_softmax};
+use super::{NotFinite, generate::shared_prefix, pass::read};
+use crate::model::{Decoder, KvCache, TokenBatch, log_softmax};
 
 /// Positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
 const CHUNK: usize = 256;
@@ -79,7 +79,7 @@ pub fn log_likelihoods(
     if prefix > 0 {
         check()?;
         let batch = TokenBatch::cached(&[(0, &items[0].context[..prefix])], &cache);
-        model.hidden(&batch, Some(&mut cache), &Untouched);
+        read(model, &batch, &mut cache);
     }
     for group in groups {
         let group: Vec<(usize, &Choices)> = group.into_iter().map(|index| (index, &items[index])).collect();
@@ -174,7 +174,7 @@ fn pass(
 ) -> anyhow::Result<()> {
     let device = model.device();
     let batch = TokenBatch::cached(rows, cache);
-    let hidden = model.hidden(&batch, Some(cache), &Untouched);
+    let hidden = read(model, &batch, cache);
     for wanted in wanted.chunks(CHUNK) {
         let column = |values: Vec<i32>| Tensor::<1, Int>::from_data(TensorData::from(&values[..]), device);
         let positions = column(wanted.iter().map(|wanted| wanted.position).collect());

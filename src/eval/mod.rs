@@ -9,6 +9,7 @@ mod log_likelihood;
 mod math;
 mod memory;
 mod not_finite;
+mod pass;
 mod sampling;
 mod score;
 pub mod stats;

@@ -40,13 +40,15 @@ impl Adapter {
         Ok(count)
     }
 
-    /// Numbers that dropout on the adapter's inputs makes for each token: the mask and its product.
+    /// Numbers that dropout on the adapter's inputs keeps for each token: the mask and its product.
+    /// LoRA's own linear layers draw the mask again instead; DoRA's and bottlenecks keep it.
     ///
     /// # Errors
     /// When its target modules are not patterns.
     pub fn dropped_values(&self, model: &ModelConfig) -> anyhow::Result<u64> {
         let layers = model.num_hidden_layers;
         Ok(match self {
+            Self::Lora(config) if !config.use_dora => 0,
             Self::Lora(config) => {
                 let targets = config.targets()?;
                 let adapted = |layer: usize| {

@@ -12,9 +12,9 @@ pub fn state_bytes(trained: u64) -> u64 {
 
 /// What one forward and backward pass keeps, in f32: for each layer and token the inputs of norms and
 /// of linear layers, queries, keys, values and their context, gate, up and their product; what
-/// dropout makes of the adapter's inputs (`dropped`, numbers a token, over all layers); and the logits
-/// of one chunk of the loss, three times. With gradient checkpointing, one layer of that and the input
-/// of each.
+/// dropout makes of the adapter's inputs where it is kept (`dropped`, numbers a token, over all
+/// layers); the gradients of the layer in work; and the logits of one chunk of the loss, three times.
+/// With gradient checkpointing, one layer of that and the input of each.
 pub fn pass_bytes(
     model: &ModelConfig,
     rows: usize,
@@ -30,9 +30,10 @@ pub fn pass_bytes(
     let logits = n(3) * tokens.min(n(super::loss::CHUNK)) * n(model.vocab_size);
     let layers = n(model.num_hidden_layers);
     let all = layers * kept + Saturating(dropped);
+    let one = all / layers.max(n(1));
     let kept = match gradient_checkpointing {
-        true => layers * hidden + all / layers.max(n(1)),
+        true => layers * hidden + one,
         false => all,
     };
-    (n(4) * (tokens * kept + logits)).0
+    (n(4) * (tokens * (kept + one) + logits)).0
 }

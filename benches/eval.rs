@@ -78,7 +78,7 @@ fn main() -> anyhow::Result<()> {
         .map(|item| Choices { context: item.context, continuations: item.continuations })
         .collect();
     let mut scores: Vec<Vec<Score>> = vec![Vec::new(); items.len()];
-    log_likelihoods(&model, &items, work.batch_size, &mut || Ok(()), &mut |index, found| {
+    log_likelihoods(&model, &items, work.batch_size, None, &mut || Ok(()), &mut |index, found| {
         scores[index] = found.to_vec();
         Ok(())
     })?;

@@ -62,8 +62,9 @@ impl StepKey {
         let with_name = node.kind.name != "base";
         replace(&mut params, inputs, files, with_name);
         name_web_files(&mut params, node, with_name);
+        let dtype = params.get("dtype").cloned();
         if let Some(device) = params.get_mut("device") {
-            *device = json!(device_class(device));
+            *device = json!(device_class(device, dtype));
         }
         node.kind.not_in_key.iter().for_each(|field| forget(&mut params, field));
         let mut printed = Vec::new();
@@ -172,8 +173,9 @@ fn forget(params: &mut Value, path: &str) {
     }
 }
 
-fn device_class(name: &Value) -> &'static str {
-    device::class(serde_json::from_value(name.clone()).expect("`check` has read the name"))
+fn device_class(name: &Value, dtype: Option<Value>) -> &'static str {
+    let name = serde_json::from_value(name.clone()).expect("`check` has read the name");
+    device::class(name, dtype.and_then(|dtype| serde_json::from_value(dtype).ok()).unwrap_or_default())
 }
 
 fn replace(

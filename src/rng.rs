@@ -85,7 +85,7 @@ impl Rng {
         let (arch, rate) = (Arch::new(), rate as f32);
         let chunks = values.par_chunks_mut(CHUNK).enumerate();
         let zeroed = chunks.map(|(chunk, values)| {
-            let first = self.state.wrapping_add(STEP.wrapping_mul((chunk * CHUNK) as u64));
+            let first = self.after((chunk * CHUNK) as u64).state;
             arch.dispatch(
                 #[inline(always)]
                 || {

@@ -20,6 +20,10 @@ pub struct GenerateOptions<'a> {
     pub max_new_tokens: usize,
     /// Sequences decoded together.
     pub batch_size: usize,
+    /// How many tokens all prompts begin with, which are computed once; as many as there are if not
+    /// given. Who asks for some of a larger set's prompts says what the whole set has: where the common
+    /// part ends may change a last bit.
+    pub prefix: Option<usize>,
     /// Tokens that end a sequence; they are not part of the result.
     pub stop_token_ids: Vec<u32>,
     /// Asked after each new token, with all of them: whether the sequence ends here.
@@ -36,6 +40,7 @@ impl Default for GenerateOptions<'_> {
         Self {
             max_new_tokens: usize::MAX,
             batch_size: 16,
+            prefix: None,
             stop_token_ids: Vec::new(),
             stop: &|_| false,
             sampling: None,
@@ -88,7 +93,7 @@ pub fn generate(
 }
 
 /// How many tokens all sequences begin with. Each keeps one of its own.
-pub(super) fn shared_prefix<'s>(model: &Decoder, sequences: impl IntoIterator<Item = &'s [u32]>) -> usize {
+pub fn shared_prefix<'s>(model: &Decoder, sequences: impl IntoIterator<Item = &'s [u32]>) -> usize {
     let mut sequences = sequences.into_iter();
     let Some(first) = sequences.next().filter(|_| model.shares_prefixes()) else { return 0 };
     let mut others = 0;
@@ -98,6 +103,18 @@ pub(super) fn shared_prefix<'s>(model: &Decoder, sequences: impl IntoIterator<It
         common.min(same).min(other.len() - 1)
     });
     if others == 0 { 0 } else { common }
+}
+
+/// What of a common beginning these sequences can share.
+pub(super) fn prefix_of<'s>(
+    model: &Decoder,
+    known: Option<usize>,
+    sequences: impl Iterator<Item = &'s [u32]> + Clone,
+) -> usize {
+    match known {
+        Some(known) => sequences.map(|sequence| sequence.len() - 1).fold(known, usize::min),
+        None => shared_prefix(model, sequences),
+    }
 }
 
 /// A sequence that is growing.
@@ -123,7 +140,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(model: &'a Decoder, prompts: &'a [Vec<u32>], options: &'a GenerateOptions<'a>) -> Self {
-        let prefix = shared_prefix(model, prompts.iter().map(Vec::as_slice));
+        let prefix = prefix_of(model, options.prefix, prompts.iter().map(Vec::as_slice));
         let slots = options.batch_size.clamp(1, prompts.len());
         let room = |prompt: &Vec<u32>| {
             let new = options.max_new_tokens.min(model.max_positions() - prompt.len());
@@ -160,11 +177,11 @@ impl<'a> Run<'a> {
     fn admit(&mut self) -> bool {
         let mut tokens = 0;
         while let (Some(next), Some(_)) = (self.queue.front(), self.free.last()) {
-            tokens += self.prompts[*next].len() - self.prefix;
-            let first = tokens == self.prompts[*next].len() - self.prefix;
-            if tokens > PROMPT_TOKENS && !first {
+            let own = self.prompts[*next].len() - self.prefix;
+            if tokens > 0 && tokens + own > PROMPT_TOKENS {
                 break;
             }
+            tokens += own;
             if let (Some(prompt), Some(slot)) = (self.queue.pop_front(), self.free.pop()) {
                 self.cache.clear(slot);
                 if self.prefix > 0 {

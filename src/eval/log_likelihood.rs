@@ -4,11 +4,14 @@
 use anyhow::ensure;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::{NotFinite, generate::shared_prefix, pass::read};
+use super::{NotFinite, generate::prefix_of, pass::read};
 use crate::model::{Decoder, KvCache, TokenBatch, log_softmax};
 
 /// Positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
 const CHUNK: usize = 256;
+
+/// Tokens of contexts that go through the network together, at least one context. Bounds memory.
+const CONTEXT_TOKENS: usize = 4096;
 
 /// A context, and what may follow it.
 #[derive(Debug, Clone)]
@@ -28,7 +31,8 @@ pub struct Score {
     pub is_greedy: bool,
 }
 
-/// Scores every item's continuations, about `batch_size` of them together. `on_done` gets an item's
+/// Scores every item's continuations, about `batch_size` of them together. `prefix` is as in
+/// [`super::GenerateOptions`]. `on_done` gets an item's
 /// number and its scores, in an order that is not the items'; `check` is asked before every pass
 /// and its error ends the work.
 ///
@@ -39,6 +43,7 @@ pub fn log_likelihoods(
     model: &Decoder,
     items: &[Choices],
     batch_size: usize,
+    prefix: Option<usize>,
     check: &mut dyn FnMut() -> anyhow::Result<()>,
     on_done: &mut dyn FnMut(usize, &[Score]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -53,18 +58,21 @@ pub fn log_likelihoods(
             model.max_positions()
         );
     }
-    let prefix = shared_prefix(model, items.iter().map(|item| item.context.as_slice()));
+    let contexts = || items.iter().map(|item| item.context.as_slice());
+    let prefix = prefix_of(model, prefix, contexts());
     // Longest first: what does not fit into memory fails at once.
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(items[*index].context.len()));
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut rows = usize::MAX;
+    let (mut rows, mut tokens) = (usize::MAX, 0);
     for index in order {
         let choices = items[index].continuations.len().max(1);
+        let own = items[index].context.len() - prefix;
         rows = rows.saturating_add(choices);
-        if rows > batch_size.max(1) {
+        tokens += own;
+        if rows > batch_size.max(1) || tokens > CONTEXT_TOKENS {
             groups.push(Vec::new());
-            rows = choices;
+            (rows, tokens) = (choices, own);
         }
         if let Some(group) = groups.last_mut() {
             group.push(index);

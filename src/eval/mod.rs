@@ -16,7 +16,7 @@ pub mod stats;
 mod task;
 
 pub use filter::Filter;
-pub use generate::{GenerateOptions, generate};
+pub use generate::{GenerateOptions, generate, shared_prefix};
 pub use log_likelihood::{Choices, Score, log_likelihoods};
 pub use math::is_math_equal;
 pub use memory::pass_bytes;

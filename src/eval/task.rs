@@ -124,6 +124,8 @@ impl Task {
             return Ok(Gold { target, choices, index: 0 });
         }
         ensure!(choices.len() > 1, "there are {} choices", choices.len());
+        let most = TaskDefinition::MAX_CHOICES;
+        ensure!(choices.len() <= most, "there are {} choices; at most {most} are taken", choices.len());
         let empty = choices.iter().position(String::is_empty);
         ensure!(empty.is_none(), "choice {} is empty", empty.unwrap_or(0));
         // As in lm-eval: a number is a place, whatever the choices are.

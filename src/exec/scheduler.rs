@@ -21,7 +21,7 @@ use crate::{
     error::{Error, hint_of},
     plan::{Plan, Selection, StepNode},
     progress::{Event, Observer},
-    steps::Input,
+    steps::{Bases, Input},
 };
 
 /// How to run a plan.
@@ -176,6 +176,7 @@ pub fn run(
         observer,
         lock_timeout: options.lock_timeout,
         tensorboard: dispatcher.summary.folder.join("tensorboard"),
+        bases: Bases::default(),
     };
     std::thread::scope(|scope| {
         let (sender, messages) = mpsc::channel();

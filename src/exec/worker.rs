@@ -21,7 +21,7 @@ use crate::{
     error::Error,
     plan::StepNode,
     progress::Observer,
-    steps::{self, Input, StepContext},
+    steps::{self, Bases, Input, StepContext},
 };
 
 /// Set in a step's token when its `timeout:` is over.
@@ -61,6 +61,8 @@ pub(super) struct Worker<'a> {
     pub(super) lock_timeout: Option<Duration>,
     /// Parent of the steps' folders for TensorBoard.
     pub(super) tensorboard: PathBuf,
+    /// What steps have loaded for each other.
+    pub(super) bases: Bases,
 }
 
 /// One assignment.
@@ -185,6 +187,7 @@ impl Worker<'_> {
             out: &workspace.out(),
             checkpoints,
             inputs: &job.inputs,
+            bases: &self.bases,
             downloads: &self.cache.downloads(),
             tensorboard: &self.tensorboard.join(&job.node.id),
             progress: progress.as_ref(),

@@ -8,6 +8,7 @@ use burn::tensor::{
 use super::{
     ForwardHook, ParamMut, Site,
     cast::{to_dtype, to_f32},
+    kernels,
 };
 use crate::params::NonLinearity;
 
@@ -44,13 +45,13 @@ impl Bottleneck {
             Some(dropout) => dropout.apply(input),
             None => input,
         };
-        let low = input.matmul(self.down.clone().transpose()) + self.down_bias.clone().unsqueeze();
+        let low = kernels::linear(input, self.down.clone()) + self.down_bias.clone().unsqueeze();
         let low = match self.non_linearity {
             NonLinearity::Relu => relu(low),
             NonLinearity::Silu => silu(low),
             NonLinearity::Tanh => low.tanh(),
         };
-        let update = low.matmul(self.up.clone().transpose()) + self.up_bias.clone().unsqueeze();
+        let update = kernels::linear(low, self.up.clone()) + self.up_bias.clone().unsqueeze();
         to_dtype(update.mul_scalar(self.scaling), dtype)
     }
 

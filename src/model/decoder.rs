@@ -11,15 +11,14 @@ use super::{
     TokenBatch, WeightSource,
     arch::{GateUp, Names, Qkv},
     attention::QkvProjections,
-    cast::tensor_dtype,
-    cast::to_f32,
+    cast::{tensor_dtype, to_dtype, to_f32},
     ffn::GateUpProjections,
     kernels,
     norm::RmsNorm,
     rope::{Rope, Rotation},
     weights::linear_shapes,
 };
-use crate::params::Dtype;
+use crate::{device, params::Dtype};
 
 /// One decoder layer.
 #[derive(Debug, Clone)]
@@ -76,6 +75,8 @@ pub struct Decoder {
     sliding_rope: Option<Rope>,
     device: Device,
     dtype: Dtype,
+    /// The number format of what flows between the layers.
+    flow: DType,
 }
 
 /// What turns queries and keys of one batch.
@@ -90,8 +91,9 @@ impl Decoder {
     /// Reads every weight onto `device`, one tensor at a time. On the CPU, weights that the source
     /// has mapped in this number format stay where they are.
     ///
-    /// Products are made in `dtype`; norms, softmax, adapters and the loss in f32, as in
-    /// transformers and PEFT.
+    /// Products are made in `dtype` where the device has units for it, as in transformers and PEFT,
+    /// else in f32 (a weight is then widened for each of its products). Norms, softmax, adapters and
+    /// the loss are in f32.
     ///
     /// # Errors
     /// When a weight is missing, unreadable or of another shape than the config says.
@@ -121,22 +123,8 @@ impl Decoder {
             sliding_rope: sliding.map(|theta| Rope::new(config, theta, RopeScaling::None)),
             device: device.clone(),
             dtype,
+            flow: if device::multiplies(device, dtype) { tensor_dtype(dtype) } else { DType::F32 },
         })
-    }
-
-    /// The same weights where no operation is recorded.
-    pub(crate) fn without_tape(&self) -> Self {
-        let mut plain = self.clone();
-        plain.device = self.device.clone().inner();
-        for mut param in plain.params() {
-            let value = param.value();
-            param.set(value);
-        }
-        for mut param in plain.adapter_params() {
-            let value = param.value();
-            param.set(value);
-        }
-        plain
     }
 
     /// Where the weights lie.
@@ -194,7 +182,7 @@ impl Decoder {
     /// # Shapes
     /// `[tokens, hidden_size]`.
     pub(crate) fn embed(&self, batch: &TokenBatch) -> Tensor<2> {
-        let x = self.embed_tokens.clone().select(0, batch.tokens(&self.device));
+        let x = to_dtype(self.embed_tokens.clone().select(0, batch.tokens(&self.device)), self.flow);
         match self.config.scale_embedding {
             true => x.mul_scalar((self.config.hidden_size as f64).sqrt()),
             false => x,
@@ -250,11 +238,7 @@ impl Decoder {
     /// # Shapes
     /// `[tokens, hidden_size]` to `[tokens, vocab_size]`, in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let head = self.head().clone();
-        let logits = match head.dtype() {
-            DType::F32 => kernels::linear(hidden, head),
-            _ => to_f32(hidden.matmul(head.transpose())),
-        };
+        let logits = to_f32(kernels::linear(hidden, self.head().clone()));
         match self.config.final_logit_softcapping {
             Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
             None => logits,

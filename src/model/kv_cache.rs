@@ -49,11 +49,6 @@ impl KvCache {
         shared.iter().map(|(_, count)| count).sum::<usize>() + own
     }
 
-    /// Room for tokens of its own in each slot.
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// How many sequences there is room for.
     pub fn slots(&self) -> usize {
         self.slots.len()

@@ -71,13 +71,13 @@ impl LowRank {
         dropped: Option<Tensor<2>>,
     ) -> Tensor<2> {
         let into = dropped.clone().unwrap_or(input);
-        let low = into.matmul(self.a.clone().transpose()).matmul(self.b.clone().transpose());
-        let update = low.mul_scalar(self.scale);
+        let low = kernels::linear(into, self.a.clone());
+        let update = kernels::linear(low, self.b.clone()).mul_scalar(self.scale);
         let norm = self.fixed_norm.clone().unwrap_or_else(|| self.norm(&linear.weight));
         let ratio: Tensor<2> = (magnitude.clone() / norm).unsqueeze();
         // As in PEFT, dropout also reaches the base's share of the update.
         let plain = match dropped {
-            Some(dropped) => dropped.matmul(to_f32(linear.weight.clone()).transpose()),
+            Some(dropped) => kernels::linear(dropped, linear.weight.clone()),
             None => plain,
         };
         plain * (ratio.clone() - 1.0) + update * ratio

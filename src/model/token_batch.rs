@@ -54,9 +54,4 @@ impl TokenBatch {
     pub(super) fn tokens(&self, device: &Device) -> Tensor<1, Int> {
         Tensor::from_data(TensorData::new(self.tokens.clone(), [self.tokens.len()]), device)
     }
-
-    /// How many tokens there are.
-    pub fn count(&self) -> usize {
-        self.tokens.len()
-    }
 }

@@ -137,7 +137,7 @@ impl StepParams for TrainParams {
 
 impl StepParams for PretrainParams {
     const KIND: &'static str = "pretrain";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const NOT_IN_KEY: &'static [&'static str] = OptimizerParams::NOT_IN_KEY;
     const ABOUT: &'static str =
         "Continue pre-training all parameters on text: makes the next version of a base.";

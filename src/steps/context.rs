@@ -13,6 +13,7 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 
+use super::Bases;
 use crate::{cancel::Cancel, digest::Digest, params::ArtifactRef, progress::Progress};
 
 /// A finished upstream step and, through `inputs`, everything before it.
@@ -61,6 +62,8 @@ pub struct StepContext<'a> {
     pub checkpoints: &'a Path,
     /// The artifacts that the parameters name, by node id.
     pub inputs: &'a BTreeMap<String, Arc<Input>>,
+    /// Bases that other steps of this run have loaded.
+    pub bases: &'a Bases,
     /// Where files of the web are kept by their digest.
     pub downloads: &'a Path,
     /// A folder for TensorBoard's files; it need not exist yet, and is no part of the result.

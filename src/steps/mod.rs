@@ -1,6 +1,7 @@
 //! The step kinds: each turns its inputs' folders into one new folder of standard files.
 
 mod base;
+mod bases;
 mod command;
 mod context;
 mod dataset;
@@ -22,8 +23,8 @@ mod train;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use bases::Bases;
 pub use context::{Input, StepContext};
-pub use model_input::{LoadedModel, load_for_eval};
 pub(crate) use process::kill_running;
 
 /// Runs a step of this kind with normalized parameters.
@@ -33,6 +34,10 @@ pub(crate) use process::kill_running;
 pub fn run(kind: &str, params: &Value, ctx: &StepContext) -> anyhow::Result<()> {
     fn read<P: DeserializeOwned>(params: &Value) -> anyhow::Result<P> {
         Ok(serde_json::from_value(params.clone())?)
+    }
+    // Those that need the memory themselves.
+    if let "train" | "pretrain" | "merge" | "command" = kind {
+        ctx.bases.clear();
     }
     match kind {
         "base" => base::run(&read(params)?, ctx),

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use burn::tensor::Device;
 use serde_json::Value;
 
-use super::Input;
+use super::{Input, StepContext, bases::Bare};
 use crate::{
     digest::Digest,
     error::hinted,
@@ -20,11 +20,11 @@ use crate::{
 };
 
 /// A model ready to run, and what it is made of.
-pub struct LoadedModel {
+pub(super) struct LoadedModel {
     /// The network, with the adapter attached.
     pub model: Decoder,
     /// The base's tokenizer.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// The base's shape.
     pub config: ModelConfig,
     /// The base's folder.
@@ -55,7 +55,12 @@ pub(crate) fn load_base(
 ///
 /// # Errors
 /// When the artifact is of another kind, a file is damaged, or the adapter does not fit.
-pub fn load_for_eval(input: &Arc<Input>, device: &Device, dtype: Dtype) -> anyhow::Result<LoadedModel> {
+pub(super) fn load_for_eval(
+    input: &Arc<Input>,
+    device: &Device,
+    dtype: Dtype,
+    ctx: &StepContext,
+) -> anyhow::Result<LoadedModel> {
     let (base, adapter) = match input.kind.as_str() {
         "base" | "pretrain" | "merge" => (Arc::clone(input), None),
         "train" | "adapter" | "swap" => {
@@ -65,8 +70,10 @@ pub fn load_for_eval(input: &Arc<Input>, device: &Device, dtype: Dtype) -> anyho
         }
         kind => bail!("`{}` is a `{kind}` step, which holds no model", input.node),
     };
-    let (mut model, tokenizer) =
-        load_base(&base.path, device, dtype).with_context(|| format!("cannot load base `{}`", base.node))?;
+    let Bare { mut model, tokenizer, kept } = ctx.bases.get(&base, device, dtype)?;
+    if kept {
+        ctx.log(format_args!("base `{}` is loaded already", base.node));
+    }
     if adapter.is_some() {
         Adapter::load(&mut model, &input.path)
             .with_context(|| format!("cannot attach the adapter of `{}`", input.node))?;

@@ -38,7 +38,8 @@ pub fn cross_entropy(
     denominator: f64,
     with_head: bool,
 ) -> Loss {
-    let head = model.head().clone().inner();
+    // Widened once, not for each chunk.
+    let head = to_dtype(model.head().clone().inner(), hidden.dtype());
     let mut loss = Loss { sum: 0.0, hidden_grad: hidden.zeros_like(), head_grad: None };
     for chunk in labelled(targets).chunks(CHUNK) {
         let Chunk { positions, tokens, rows, log_p, slope } = Chunk::new(model, hidden, &head, chunk);
@@ -49,7 +50,7 @@ pub fn cross_entropy(
             Some(slope) => error * slope,
             None => error,
         };
-        let error = to_dtype(error, head.dtype());
+        let error = to_dtype(error, hidden.dtype());
         let rows_grad = linear_backward(error.clone(), head.clone());
         loss.hidden_grad.inplace(|all| all.select_assign(0, positions, rows_grad, IndexingUpdateOp::Add));
         if with_head {
@@ -68,7 +69,8 @@ pub fn cross_entropy(
 /// # Shapes
 /// As for [`cross_entropy`].
 pub fn loss_sum(model: &Decoder, hidden: &Tensor<2>, targets: &[i32]) -> f64 {
-    let head = model.head().clone().inner();
+    // Widened once, not for each chunk.
+    let head = to_dtype(model.head().clone().inner(), hidden.dtype());
     let chunks = labelled(targets);
     let sums = chunks.chunks(CHUNK).map(|chunk| {
         let chunk = Chunk::new(model, hidden, &head, chunk);

@@ -1,7 +1,7 @@
 //! Devices: the suite runs on all that are present; names that stand for none are refused.
 
 use burn::tensor::Device;
-use evergraft::{device, params::DeviceName};
+use evergraft::{device, params::{DeviceName, Dtype}};
 use serde_json::{Value, json};
 
 use crate::space::Space;
@@ -54,7 +54,7 @@ fn every_device_trains_and_auto_has_the_key_of_the_best_one() {
     assert_eq!(space.counts(&[]), (4, 0));
     for (place, name) in device::present().enumerate() {
         space.write("recipe.yaml", recipe(&name.to_string()));
-        let same = device::class(name) == device::class(DeviceName::Auto);
+        let same = device::class(name, Dtype::F32) == device::class(DeviceName::Auto, Dtype::F32);
         assert_eq!(same, place == 0 || matches!(name, DeviceName::LibTorchCuda(_)), "{name}");
         assert_eq!(space.counts(&[]), if same { (0, 4) } else { (1, 3) }, "{name}");
     }

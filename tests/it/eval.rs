@@ -362,7 +362,7 @@ fn log_likelihoods_are_sums_of_log_probabilities() {
         .collect();
     for batch_size in [1, 2, 16] {
         let mut found: Vec<Vec<Score>> = vec![Vec::new(); items.len()];
-        log_likelihoods(&model, &items, batch_size, &mut || Ok(()), &mut |item, scores| {
+        log_likelihoods(&model, &items, batch_size, None, &mut || Ok(()), &mut |item, scores| {
             found[item] = scores.to_vec();
             Ok(())
         })
@@ -462,4 +462,62 @@ fn choices_are_read_out_of_the_rows_of_llm_adapters() {
             generated.answer(row).unwrap();
         }
     }
+}
+
+/// Three evaluations on one base, one of them of an adapter: the base is loaded once for those that follow each
+/// other, and nobody's result depends on it.
+#[test]
+fn evaluations_share_a_loaded_base() {
+    let adapted = |others: &str| {
+        format!(
+            r#"version: 1
+name: tasks
+steps:
+  old: {{ uses: base, with: {{ source: {base} }} }}
+  texts: {{ uses: dataset, with: {{ source: tasks/rows/texts.jsonl, format: text }} }}
+  tokens: {{ uses: tokenize, with: {{ base: "${{{{ steps.old }}}}", dataset: "${{{{ steps.texts }}}}", prompt: text, max_seq_length: 64 }} }}
+  train:
+    uses: train
+    with:
+      base: "${{{{ steps.old }}}}"
+      tokens: "${{{{ steps.tokens }}}}"
+      adapter: {{ r: 2, lora_alpha: 64, target_modules: [q_proj, down_proj] }}
+      optimizer: {{ max_steps: 3, learning_rate: 0.1 }}
+  scores: {{ uses: eval, with: {{ model: "${{{{ steps.train }}}}", tasks: [tasks/chosen.yaml] }} }}
+{others}"#,
+            base = tiny_base()
+        )
+    };
+    let bare = |name: &str, limit: usize| {
+        format!(
+            "  {name}: {{ uses: eval, needs: [scores], with: {{ model: \"${{{{ steps.old }}}}\", limit: {limit}, tasks: [tasks/chosen.yaml] }} }}\n"
+        )
+    };
+    let (alone, together) = (space("[]", 9), space("[]", 9));
+    alone.write("recipe.yaml", adapted(""));
+    together.write("recipe.yaml", adapted(&(bare("first", 8) + &bare("second", 9))));
+    for space in [&alone, &together] {
+        space.expect(0, &["run"]);
+    }
+    assert_eq!(results(&alone), results(&together));
+    for step in ["first", "second"] {
+        let log = together.expect(0, &["log", step]).stdout;
+        assert!(log.contains("base `old` is loaded already"), "{log}");
+    }
+    // What the adapter was attached to is still the bare base.
+    let read = |step: &str| {
+        let path =
+            together.path().join(format!("outputs/tasks/latest/steps/{step}/artifact/samples_chosen.jsonl"));
+        fs::read_to_string(path).unwrap()
+    };
+    let (second, adapted) = (read("second"), read("scores"));
+    assert!(second.starts_with(&read("first")));
+    assert_ne!(second, adapted);
+    let direct = space("[tasks/chosen.yaml]", 9);
+    direct.expect(0, &["run"]);
+    assert_eq!(samples(&direct, "chosen"), samples_of(&second));
+}
+
+fn samples_of(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -1,10 +1,8 @@
 //! The passes in LibTorch's own fused operations, on whatever device it runs.
 
-use std::sync::LazyLock;
-
 use burn::backend::LibTorch;
 use burn_tch::TchTensor;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::{Segments, Turn, Update, passes::Passes, portable};
 
@@ -110,30 +108,15 @@ impl Passes for LibTorch {
         let targets: Vec<i64> = targets.iter().map(|target| *target as i64).collect();
         let targets = Tensor::from_slice(&targets).to_device(log_p.tensor.device()).unsqueeze(1);
         let mut error = log_p.unary_ops(|mut log_p| log_p.exp_(), Tensor::exp).tensor;
-        let one = Tensor::full_like(&targets, -1.0).to_kind(error.kind());
-        let mut error = error.scatter_add_(1, &targets, &one);
+        let minus_one = Tensor::full_like(&targets, -1.0).to_kind(error.kind());
+        let mut error = error.scatter_add_(1, &targets, &minus_one);
         TchTensor::new(error.g_mul_scalar_(1.0 / f64::from(denominator)))
     }
 }
 
-/// A product of two matrices of one number format.
-///
-/// Where a CPU has no unit for bf16, its product of bf16 numbers in f32 (exact, but for the order of
-/// the sum) takes half as long as the one in bf16 (seen: 325 against 173 GFLOP/s).
+/// A product in the first matrix's number format.
 fn product(a: &Tensor, b: &Tensor) -> Tensor {
-    let kind = a.kind();
-    match kind == Kind::BFloat16 && a.device() == Device::Cpu && !cpu_multiplies_bf16() {
-        true => a.to_kind(Kind::Float).matmul(&b.to_kind(Kind::Float)).to_kind(kind),
-        false => a.matmul(b),
-    }
-}
-
-/// Whether the processor has matrix units for bf16 (AMX).
-fn cpu_multiplies_bf16() -> bool {
-    static ANSWER: LazyLock<bool> = LazyLock::new(|| {
-        std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("amx_bf16"))
-    });
-    *ANSWER
+    a.matmul(&b.to_kind(a.kind()))
 }
 
 /// `1 / sqrt(mean(x^2) + eps)` of each row: `[rows, 1]`.
@@ -168,6 +151,15 @@ impl<'a> Rows<'a> {
         let [queries, keys, values] =
             [(queries, heads), (keys, kv_heads), (values, kv_heads)].map(|(x, heads)| self.padded(&x, heads));
         let window = self.window(&queries);
+        // On CUDA only the kernel for half precision without a mask shares keys between heads; others
+        // would fall back to one that makes all scores.
+        let repeats = heads != kv_heads
+            && queries.device().is_cuda()
+            && (queries.kind() == Kind::Float || window.is_some());
+        let [keys, values] = [keys, values].map(|shared| match repeats {
+            true => shared.repeat_interleave_self_int((heads / kv_heads) as i64, 1, None),
+            false => shared,
+        });
         let output = Tensor::scaled_dot_product_attention(
             &queries,
             &keys,
@@ -176,7 +168,7 @@ impl<'a> Rows<'a> {
             0.0,
             window.is_none(),
             f64::from(scale),
-            heads != kv_heads,
+            heads != kv_heads && !repeats,
         );
         self.joined(&output)
     }

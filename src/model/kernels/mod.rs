@@ -162,7 +162,7 @@ pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 /// beside it.
 ///
 /// # Shapes
-/// `x` is `[tokens, in]`, `weight` `[out, in]`, in one number format.
+/// `x` is `[tokens, in]`, `weight` `[out, in]`; the result has the number format of `x`.
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Fused>::linear(x.into_dispatch(), weight.into_dispatch()))
 }
@@ -175,7 +175,7 @@ pub(crate) fn joint_linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 /// The gradient of [`linear`]'s input: `g W`. Not differentiable.
 ///
 /// # Shapes
-/// `grad` is `[tokens, out]`, `weight` `[out, in]`, in one number format.
+/// `grad` is `[tokens, out]`, `weight` `[out, in]`; the result has the number format of `grad`.
 pub(crate) fn linear_backward(grad: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Scores>::linear_grad(weight.into_dispatch(), grad.into_dispatch()))
 }
@@ -183,8 +183,8 @@ pub(crate) fn linear_backward(grad: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 /// `x W^T + scale * (dropout(x) A^T) B^T`, the weight being frozen.
 ///
 /// # Shapes
-/// `x` is `[tokens, in]`, `weight` `[out, in]`, `a` `[r, in]`, `b` `[out, r]`. `x` and the weight
-/// have one number format, A and B may have another.
+/// `x` is `[tokens, in]`, `weight` `[out, in]`, `a` `[r, in]`, `b` `[out, r]`. The
+/// number formats of `x` (and the result), of the weight, and of A and B may differ.
 pub(super) fn adapted_linear(
     x: Tensor<2>,
     weight: Tensor<2>,

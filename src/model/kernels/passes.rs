@@ -35,7 +35,7 @@ pub(crate) trait Passes: Backend {
     }
 
     fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(x, Self::float_transpose(weight))
+        portable::linear_forward::<Self>(x, weight)
     }
 
     /// The same where nothing is trained; best made so that a token's result does not depend on
@@ -46,7 +46,7 @@ pub(crate) trait Passes: Backend {
 
     /// The gradient of the input.
     fn linear_backward(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(grad, weight)
+        portable::linear_backward::<Self>(weight, grad)
     }
 
     /// The output, and the dropped input's product with A.
@@ -169,9 +169,6 @@ impl Passes for Flex {
     }
 
     fn linear_forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
-        if weight.dtype() != DType::F32 {
-            return Self::float_matmul(x, Self::float_transpose(weight));
-        }
         let sizes = sizes(shape_of(&x)[0], &weight, 0);
         let [y] =
             on_values([x, weight], [[sizes.tokens, sizes.out]], |[x, w]| [linear::forward(sizes, x, w)]);
@@ -179,18 +176,12 @@ impl Passes for Flex {
     }
 
     fn linear_alone(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
-        if weight.dtype() != DType::F32 {
-            return Self::linear_forward(x, weight);
-        }
         let sizes = sizes(shape_of(&x)[0], &weight, 0);
         let [y] = on_values([x, weight], [[sizes.tokens, sizes.out]], |[x, w]| [linear::alone(sizes, x, w)]);
         y
     }
 
     fn linear_backward(weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
-        if weight.dtype() != DType::F32 {
-            return Self::float_matmul(grad, weight);
-        }
         let sizes = sizes(shape_of(&grad)[0], &weight, 0);
         let shape = [sizes.tokens, sizes.into];
         let [x_grad] = on_values([grad, weight], [shape], |[grad, w]| [linear::backward(sizes, grad, w)]);
@@ -199,7 +190,7 @@ impl Passes for Flex {
 
     fn adapted_forward(inputs: [FlexTensor; 4], update: &Update) -> [FlexTensor; 2] {
         let [x, weight, a, _] = &inputs;
-        if weight.dtype() != DType::F32 {
+        if x.dtype() != DType::F32 {
             return portable::adapted_forward::<Self>(inputs, update);
         }
         let sizes = sizes(shape_of(x)[0], weight, shape_of(a)[0]);
@@ -209,7 +200,7 @@ impl Passes for Flex {
 
     fn adapted_alone(inputs: [FlexTensor; 4], update: &Update) -> FlexTensor {
         let [x, weight, a, _] = &inputs;
-        if weight.dtype() != DType::F32 || update.dropout.is_some() {
+        if x.dtype() != DType::F32 || update.dropout.is_some() {
             let [output, _] = Self::adapted_forward(inputs, update);
             return output;
         }
@@ -221,7 +212,7 @@ impl Passes for Flex {
 
     fn adapted_backward(inputs: [FlexTensor; 6], update: &Update) -> [FlexTensor; 3] {
         let [grad, x, _, weight, a, b] = &inputs;
-        if weight.dtype() != DType::F32 {
+        if x.dtype() != DType::F32 {
             return portable::adapted_backward::<Self>(inputs, update);
         }
         let sizes = sizes(shape_of(grad)[0], weight, shape_of(a)[0]);

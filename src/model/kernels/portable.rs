@@ -170,6 +170,18 @@ fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     if tensor.dtype() == dtype { tensor } else { B::float_cast(tensor, dtype.into()) }
 }
 
+/// `x W^T` in the number format of x.
+pub(super) fn linear_forward<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
+    let weight = cast::<B>(weight, x.dtype());
+    B::float_matmul(x, B::float_transpose(weight))
+}
+
+/// `g W` in the number format of g.
+pub(super) fn linear_backward<B: Backend>(weight: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+    let weight = cast::<B>(weight, grad.dtype());
+    B::float_matmul(grad, weight)
+}
+
 /// Some of the values dropped, as the update says.
 fn dropped<B: Backend>(x: FloatTensor<B>, update: &Update) -> FloatTensor<B> {
     let Some(dropout) = &update.dropout else { return x };
@@ -179,7 +191,7 @@ fn dropped<B: Backend>(x: FloatTensor<B>, update: &Update) -> FloatTensor<B> {
     B::float_mul(x, factors)
 }
 
-/// The adapter's products are made in its own number format, the base's in the base's.
+/// The adapter's products are made in its own number format, the base's in the input's.
 pub(super) fn adapted_forward<B: Backend>(
     [x, weight, a, b]: [FloatTensor<B>; 4],
     update: &Update,
@@ -188,7 +200,7 @@ pub(super) fn adapted_forward<B: Backend>(
     let into = dropped::<B>(cast::<B>(x.clone(), adapter), update);
     let low = B::float_matmul(into, B::float_transpose(a));
     let added = B::float_mul_scalar(B::float_matmul(low.clone(), B::float_transpose(b)), update.scale.into());
-    [B::float_add(B::float_matmul(x, B::float_transpose(weight)), cast::<B>(added, base)), low]
+    [B::float_add(linear_forward::<B>(x, weight), cast::<B>(added, base)), low]
 }
 
 pub(super) fn adapted_backward<B: Backend>(
@@ -200,7 +212,7 @@ pub(super) fn adapted_backward<B: Backend>(
     let low_grad = B::float_matmul(scaled.clone(), b);
     let into_grad = dropped::<B>(B::float_matmul(low_grad.clone(), a), update);
     [
-        B::float_add(B::float_matmul(grad, weight), cast::<B>(into_grad, base)),
+        B::float_add(linear_backward::<B>(weight, grad), cast::<B>(into_grad, base)),
         B::float_matmul(B::float_transpose(low_grad), dropped::<B>(cast::<B>(x, adapter), update)),
         B::float_matmul(B::float_transpose(scaled), low),
     ]

@@ -96,7 +96,7 @@ impl WithSimd for Share<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let rows = self.weight.len() / self.into;
         let panels = self.out.len().div_ceil(S::F32_LANES);
-        let near = (NEAR / (S::F32_LANES * self.into)).next_multiple_of(3);
+        let near = (NEAR / (S::F32_LANES * self.into)).max(1).next_multiple_of(3);
         let blocks = rows / ROWS;
         for first in (0..panels).step_by(near) {
             let panels = first..panels.min(first + near);
@@ -213,14 +213,16 @@ mod tests {
 
     #[test]
     fn every_token_alone_gives_the_same_bits() {
-        for (tokens, into, out) in [(1, 1, 1), (5, 7, 3), (16, 64, 40), (70, 33, 530), (33, 96, 17)] {
+        for (tokens, into, out) in
+            [(1, 1, 1), (5, 7, 3), (16, 64, 40), (70, 33, 530), (33, 96, 17), (2, 20_000, 9), (100, 4_000, 9)]
+        {
             let (x, weight) = (values(1, tokens * into), values(2, into * out));
             let all = product(&x, &weight, [tokens, into, out]);
             for (token, (x, y)) in x.chunks(into).zip(all.chunks(out)).enumerate() {
                 assert_eq!(product(x, &weight, [1, into, out]), y, "token {token} of {tokens}");
                 for (weight, y) in weight.chunks(into).zip(y) {
                     let exact: f64 = x.iter().zip(weight).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-                    assert!((exact - f64::from(*y)).abs() < 1e-5, "{exact} {y}");
+                    assert!((exact - f64::from(*y)).abs() < 1e-5 + 1e-8 * into as f64, "{exact} {y}");
                 }
             }
         }

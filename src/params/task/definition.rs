@@ -225,6 +225,8 @@ const NO_FILTER: &str = "none";
 impl TaskDefinition {
     /// Examples before a question are at most this many.
     pub const MAX_FEWSHOT: usize = 1000;
+    /// Choices of an item are at most this many.
+    pub const MAX_CHOICES: usize = 1000;
 
     /// The filters: those given, else one that does nothing.
     pub fn filters(&self) -> Vec<FilterPipeline> {

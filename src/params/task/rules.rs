@@ -6,9 +6,44 @@ use super::{
     definition::{names_a_file, score_name},
 };
 
+/// Entries that a list of a task may have; what they ask for is done for each item.
+const MOST_ENTRIES: usize = 64;
+
 impl TaskDefinition {
+    fn check_lengths(&self) -> Vec<Problem> {
+        let mut lists = vec![
+            ("filter_list".to_owned(), self.filter_list.len()),
+            ("metric_list".to_owned(), self.metric_list.len()),
+            ("generation_kwargs.until".to_owned(), self.generation_kwargs.until.len()),
+        ];
+        let filters = self.filter_list.iter().enumerate();
+        lists.extend(filters.map(|(at, filter)| (format!("filter_list.{at}.filter"), filter.filter.len())));
+        let metrics = self.metric_list.iter().enumerate();
+        lists.extend(metrics.map(|(at, metric)| {
+            (format!("metric_list.{at}.regexes_to_ignore"), metric.regexes_to_ignore.len())
+        }));
+        let mut problems: Vec<Problem> = lists
+            .into_iter()
+            .filter(|(_, length)| *length > MOST_ENTRIES)
+            .map(|(field, length)| {
+                Problem::new(field, format!("has {length} entries; at most {MOST_ENTRIES} are taken"))
+            })
+            .collect();
+        if let Some(ChoiceTemplates::Each(texts)) = &self.doc_to_choice
+            && texts.len() > Self::MAX_CHOICES
+        {
+            let message = format!("lists {} choices; at most {} are taken", texts.len(), Self::MAX_CHOICES);
+            problems.push(Problem::new("doc_to_choice", message));
+        }
+        problems
+    }
+
     /// Rules that the types alone cannot hold.
     pub fn check(&self) -> Vec<Problem> {
+        let too_long = self.check_lengths();
+        if !too_long.is_empty() {
+            return too_long;
+        }
         let mut problems = self.templates().err().unwrap_or_default();
         // The examples' fields repeat the question's where they are not given.
         problems.retain(|problem| {

@@ -41,7 +41,11 @@ impl Answers {
         fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
         let path = folder.join(format!("answers_{task}.jsonl"));
         let cannot = || format!("cannot write `{}`", path.display());
-        let bytes = fs::read(&path).unwrap_or_default();
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        };
         let (found, whole) = parse(&bytes);
         let mut file =
             File::options().create(true).truncate(false).write(true).open(&path).with_context(cannot)?;
@@ -60,8 +64,7 @@ impl Answers {
         self.found.get(&doc_id)
     }
 
-    /// Keeps some answers, all or none of them: one write, which a kill cannot divide but for its
-    /// last line.
+    /// Keeps some answers in one write; of what a kill tears, the whole lines are good.
     pub(super) fn add(&mut self, answers: Vec<(usize, Answer)>) -> anyhow::Result<()> {
         let mut text = String::new();
         for (doc_id, answer) in &answers {

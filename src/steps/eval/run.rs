@@ -17,10 +17,15 @@ use crate::{
     device,
     eval::{
         Choices, GenerateOptions, NotFinite, Sampling, Task, cut_at_stop_string, generate, log_likelihoods,
+        shared_prefix,
     },
-    model::Chat,
+    model::{Chat, Decoder},
     params::{ArtifactRef, EvalParams, OutputType, PromptTemplate, SourceFile, TaskSpec},
-    steps::{Input, LoadedModel, StepContext, dataset::rows_of, load_for_eval},
+    steps::{
+        Input, StepContext,
+        dataset::rows_of,
+        model_input::{LoadedModel, load_for_eval},
+    },
 };
 
 /// Items with log-likelihoods are worked on and kept in groups of this many batches, the same ones
@@ -31,7 +36,8 @@ const GROUP: usize = 8;
 const BORDER: usize = 4;
 
 pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> {
-    let loaded = load_for_eval(ctx.input(&params.model)?, &device::resolve(params.device)?, params.dtype)?;
+    let device = device::resolve(params.device)?;
+    let loaded = load_for_eval(ctx.input(&params.model)?, &device, params.dtype, ctx)?;
     let trained_with = trained_prompt(ctx.input(&params.model)?, loaded.adapter.as_ref());
     let mut asked = Vec::new();
     for spec in &params.tasks {
@@ -225,6 +231,7 @@ impl<'a> Asked<'a> {
         let options = GenerateOptions {
             max_new_tokens: wanted.max_gen_toks,
             batch_size,
+            prefix: Some(self.prefix(&loaded.model)),
             stop_token_ids: self.stop_token_ids(loaded, ctx),
             stop: &stop,
             sampling: wanted.samples().then(|| Sampling {
@@ -279,6 +286,7 @@ impl<'a> Asked<'a> {
         ctx: &StepContext,
         done: u64,
     ) -> anyhow::Result<()> {
+        let prefix = Some(self.prefix(&loaded.model));
         for group in self.groups(batch_size) {
             if group.iter().all(|(doc_id, _)| answers.get(*doc_id).is_some()) {
                 continue;
@@ -289,7 +297,7 @@ impl<'a> Asked<'a> {
                 group.iter().flat_map(|(doc_id, parts)| parts.iter().map(|_| *doc_id)).collect();
             let mut found = vec![Vec::new(); items.len()];
             let check = &mut || ctx.cancel.check();
-            log_likelihoods(&loaded.model, &items, batch_size, check, &mut |place, scores| {
+            log_likelihoods(&loaded.model, &items, batch_size, prefix, check, &mut |place, scores| {
                 found[place] = scores.to_vec();
                 Ok(())
             })
@@ -303,6 +311,15 @@ impl<'a> Asked<'a> {
             ctx.progress.update(done + answers.count() as u64, self.name());
         }
         Ok(())
+    }
+
+    /// How many tokens all items begin with; the same whatever is left to do after a kill.
+    fn prefix(&self, model: &Decoder) -> usize {
+        let contexts = self.docs.iter().flat_map(|doc| match &doc.work {
+            Work::Generate(prompt) => vec![prompt.as_slice()],
+            Work::Score(parts) => parts.iter().map(|part| part.context.as_slice()).collect(),
+        });
+        shared_prefix(model, contexts)
     }
 
     /// Items of about the same length together, the longest first: a group that does not fit into

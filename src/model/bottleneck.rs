@@ -45,13 +45,15 @@ impl Bottleneck {
             Some(dropout) => dropout.apply(input),
             None => input,
         };
-        let low = kernels::linear(input, self.down.clone()) + self.down_bias.clone().unsqueeze();
+        let low =
+            kernels::linear(input, self.down.clone(), hook.products()) + self.down_bias.clone().unsqueeze();
         let low = match self.non_linearity {
             NonLinearity::Relu => relu(low),
             NonLinearity::Silu => silu(low),
             NonLinearity::Tanh => low.tanh(),
         };
-        let update = kernels::linear(low, self.up.clone()) + self.up_bias.clone().unsqueeze();
+        let update =
+            kernels::linear(low, self.up.clone(), hook.products()) + self.up_bias.clone().unsqueeze();
         to_dtype(update.mul_scalar(self.scaling), dtype)
     }
 

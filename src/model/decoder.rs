@@ -7,8 +7,8 @@ use anyhow::{Context as _, ensure};
 use burn::tensor::{DType, Device, Tensor};
 
 use super::{
-    Attention, Bottleneck, FeedForward, ForwardHook, KvCache, Linear, ModelConfig, ParamMut, RopeScaling,
-    TokenBatch, WeightSource,
+    Attention, Bottleneck, FeedForward, ForwardHook, KvCache, Linear, ModelConfig, ParamMut, Products,
+    RopeScaling, TokenBatch, WeightSource,
     arch::{GateUp, Names, Qkv},
     attention::QkvProjections,
     cast::{tensor_dtype, to_dtype, to_f32},
@@ -127,6 +127,21 @@ impl Decoder {
         })
     }
 
+    /// The same weights where no operation is recorded.
+    pub(crate) fn without_tape(&self) -> Self {
+        let mut plain = self.clone();
+        plain.device = self.device.clone().inner();
+        for mut param in plain.params() {
+            let value = param.value();
+            param.set(value);
+        }
+        for mut param in plain.adapter_params() {
+            let value = param.value();
+            param.set(value);
+        }
+        plain
+    }
+
     /// Where the weights lie.
     pub fn device(&self) -> &Device {
         &self.device
@@ -238,7 +253,7 @@ impl Decoder {
     /// # Shapes
     /// `[tokens, hidden_size]` to `[tokens, vocab_size]`, in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let logits = to_f32(kernels::linear(hidden, self.head().clone()));
+        let logits = to_f32(kernels::linear(hidden, self.head().clone(), Products::Alone));
         match self.config.final_logit_softcapping {
             Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
             None => logits,

@@ -13,9 +13,23 @@ pub struct Site {
     pub module: &'static str,
 }
 
+/// How products of many tokens with a weight are made on the CPU, in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    /// Each token by itself, so that its result does not depend on those beside it.
+    Alone,
+    /// All together, as fast as it goes.
+    Joint,
+}
+
 /// Interventions in a forward pass. Every decision is a function of the hook's own state, so that
 /// a recomputation with the same hook repeats it.
 pub trait ForwardHook {
+    /// How the pass makes its products.
+    fn products(&self) -> Products {
+        Products::Alone
+    }
+
     /// Whether the layer's whole FFN (its norm included) is left out; the residual stays.
     fn drops_ffn(&self, _layer: usize) -> bool {
         false
@@ -40,3 +54,13 @@ pub trait ForwardHook {
 pub struct Untouched;
 
 impl ForwardHook for Untouched {}
+
+/// Training without interventions.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Training;
+
+impl ForwardHook for Training {
+    fn products(&self) -> Products {
+        Products::Joint
+    }
+}

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::{
-    ForwardHook, ParamMut, Site,
+    ForwardHook, ParamMut, Products, Site,
     cast::{to_dtype, to_f32},
     kernels,
 };
@@ -69,15 +69,16 @@ impl LowRank {
         plain: Tensor<2>,
         input: Tensor<2>,
         dropped: Option<Tensor<2>>,
+        products: Products,
     ) -> Tensor<2> {
         let into = dropped.clone().unwrap_or(input);
-        let low = kernels::linear(into, self.a.clone());
-        let update = kernels::linear(low, self.b.clone()).mul_scalar(self.scale);
+        let low = kernels::linear(into, self.a.clone(), products);
+        let update = kernels::linear(low, self.b.clone(), products).mul_scalar(self.scale);
         let norm = self.fixed_norm.clone().unwrap_or_else(|| self.norm(&linear.weight));
         let ratio: Tensor<2> = (magnitude.clone() / norm).unsqueeze();
         // As in PEFT, dropout also reaches the base's share of the update.
         let plain = match dropped {
-            Some(dropped) => kernels::linear(dropped, linear.weight.clone()),
+            Some(dropped) => kernels::linear(dropped, linear.weight.clone(), products),
             None => plain,
         };
         plain * (ratio.clone() - 1.0) + update * ratio
@@ -99,18 +100,21 @@ impl Linear {
     /// # Shapes
     /// `[tokens, in_features]` to `[tokens, out_features]`.
     pub fn forward(&self, input: Tensor<2>, layer: usize, hook: &dyn ForwardHook) -> Tensor<2> {
+        let products = hook.products();
         let Some(lora) = &self.lora else {
-            return self.biased(kernels::linear(input, self.weight.clone()));
+            return self.biased(kernels::linear(input, self.weight.clone(), products));
         };
         let dropout = hook.adapter_dropout(Site { layer, module: self.module() });
         let Some(magnitude) = &lora.magnitude else {
             let [weight, a, b] = [&self.weight, &lora.a, &lora.b].map(Clone::clone);
-            return self.biased(kernels::adapted_linear(input, weight, [a, b], lora.scale as f32, dropout));
+            let update = kernels::Update { scale: lora.scale as f32, dropout, products };
+            return self.biased(kernels::adapted_linear(input, weight, [a, b], update));
         };
         // Adapters are f32 whatever the base, as PEFT keeps them.
         let dropped = dropout.map(|dropout| dropout.apply(to_f32(input.clone())));
-        let plain = kernels::linear(input.clone(), self.weight.clone());
-        let update = lora.dora_update(self, magnitude, to_f32(plain.clone()), to_f32(input), dropped);
+        let plain = kernels::linear(input.clone(), self.weight.clone(), products);
+        let update =
+            lora.dora_update(self, magnitude, to_f32(plain.clone()), to_f32(input), dropped, products);
         let output = self.biased(plain);
         let dtype = output.dtype();
         output + to_dtype(update, dtype)

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 
 use crate::{
-    model::{Dropout, ForwardHook, Site, to_dtype},
+    model::{Dropout, ForwardHook, Products, Site, to_dtype},
     params::{MaskKind, TransPeftParams},
     rng,
 };
@@ -72,6 +72,10 @@ impl TransPeft {
 }
 
 impl ForwardHook for TransPeft {
+    fn products(&self) -> Products {
+        Products::Joint
+    }
+
     fn drops_ffn(&self, layer: usize) -> bool {
         self.dropped[layer]
     }

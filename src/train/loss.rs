@@ -4,7 +4,7 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
 use crate::{
     data::IGNORED_LABEL,
-    model::{Decoder, joint_linear, linear_backward, log_softmax, softmax_error, to_dtype, to_f32},
+    model::{Decoder, Products, linear, linear_backward, log_softmax, softmax_error, to_dtype, to_f32},
 };
 
 /// Labelled positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
@@ -105,7 +105,7 @@ impl Chunk {
         let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [n]), &device);
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [n, 1]), &device);
         let rows = hidden.clone().select(0, positions.clone());
-        let logits = to_f32(joint_linear(rows.clone(), head.clone()));
+        let logits = to_f32(linear(rows.clone(), head.clone(), Products::Joint));
         let (logits, slope) = match model.config.final_logit_softcapping {
             Some(cap) => {
                 let capped = logits.div_scalar(cap).tanh();

@@ -33,14 +33,14 @@ impl<'b> Forward<'b> {
         if !gradient_checkpointing {
             return Self::Taped(Box::new(model.hidden(batch, None, hook)));
         }
-        // With the operations of the recomputation, each layer's tape let go at once.
-        let rotations = model.rotations(batch);
-        let mut inputs = vec![model.embed(batch).inner()];
-        for index in 0..model.layers.len() {
-            let input = Tensor::from_inner(inputs[index].clone());
-            inputs.push(model.layer(index, input, batch, &rotations, None, hook).inner());
+        let plain = model.without_tape();
+        let rotations = plain.rotations(batch);
+        let mut inputs = vec![plain.embed(batch)];
+        for index in 0..plain.layers.len() {
+            inputs.push(plain.layer(index, inputs[index].clone(), batch, &rotations, None, hook));
         }
-        let hidden = model.finish(Tensor::from_inner(inputs[model.layers.len()].clone())).inner();
+        let hidden = plain.finish(inputs[plain.layers.len()].clone());
+        let rotations = model.rotations(batch);
         Self::Layers(Box::new(Layers { batch, hook, rotations, inputs, hidden }))
     }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     data::{IGNORED_LABEL, TokenSet},
-    model::{Decoder, ForwardHook, ParamMut, TokenBatch, Untouched},
+    model::{Decoder, ForwardHook, ParamMut, TokenBatch, Training},
     params::TransPeftParams,
     peft::TransPeft,
 };
@@ -132,7 +132,7 @@ impl Trainer<'_> {
         });
         let hook_or_none: &dyn ForwardHook = match &hook {
             Some(hook) => hook,
-            None => &Untouched,
+            None => &Training,
         };
         let forward = Forward::run(model, &batch, hook_or_none, self.params.gradient_checkpointing);
         let with_head = matches!(self.subject, Subject::Everything);

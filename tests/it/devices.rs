@@ -1,7 +1,10 @@
 //! Devices: the suite runs on all that are present; names that stand for none are refused.
 
 use burn::tensor::Device;
-use evergraft::{device, params::{DeviceName, Dtype}};
+use evergraft::{
+    device,
+    params::{DeviceName, Dtype},
+};
 use serde_json::{Value, json};
 
 use crate::space::Space;

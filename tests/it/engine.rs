@@ -221,7 +221,10 @@ fn as_many_beams_as_there_are_tokens_find_the_best_continuation() {
         let vocab = model.config.vocab_size as u32;
         let prompts = prompts(5, 3);
         let mut ended = 0;
-        for (prompt, end) in prompts.iter().zip([3, 20, 7, 31, 12]) {
+        for (row, prompt) in prompts.iter().enumerate() {
+            // Sometimes the most likely first token, so that ending at once can be the best.
+            let first = GenerateOptions { max_new_tokens: 1, ..Default::default() };
+            let end = if row % 2 == 0 { run(&model, std::slice::from_ref(prompt), &first)[0][0] } else { 7 };
             // The end token counts, but is not part of the result.
             let best = (0..vocab)
                 .flat_map(|first| match first == end {

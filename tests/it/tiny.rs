@@ -36,6 +36,9 @@ pub(crate) fn config(layers: usize) -> ModelConfig {
 }
 
 pub(crate) fn decoder(layers: usize, device: &burn::tensor::Device) -> Decoder {
-    let config = config(layers);
-    Decoder::load(&config, &RandomWeights(config.clone()), device, Dtype::F32).unwrap()
+    decoder_of(&config(layers), device)
+}
+
+pub(crate) fn decoder_of(config: &ModelConfig, device: &burn::tensor::Device) -> Decoder {
+    Decoder::load(config, &RandomWeights(config.clone()), device, Dtype::F32).unwrap()
 }

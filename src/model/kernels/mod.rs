@@ -41,7 +41,7 @@ use burn::{
 };
 use passes::Passes;
 
-use super::Dropout;
+use super::{Dropout, Products};
 
 /// Rows of tokens one after another, without padding, and how attention sees them.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +106,8 @@ pub(crate) struct Update {
     pub scale: f32,
     /// Of the pair's input.
     pub dropout: Option<Dropout>,
+    /// How the products are made; always jointly on a tape.
+    pub products: Products,
 }
 
 /// Causal attention inside each row.
@@ -158,18 +160,12 @@ pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Fused>::swiglu(gate.into_dispatch(), up.into_dispatch()))
 }
 
-/// `x W^T`. Outside of training, on the CPU and in f32, a token's result does not depend on the tokens
-/// beside it.
+/// `x W^T`.
 ///
 /// # Shapes
 /// `x` is `[tokens, in]`, `weight` `[out, in]`; the result has the number format of `x`.
-pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as Fused>::linear(x.into_dispatch(), weight.into_dispatch()))
-}
-
-/// The same as fast as it goes, for training. Not differentiable.
-pub(crate) fn joint_linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as Scores>::joint_linear(x.into_dispatch(), weight.into_dispatch()))
+pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, products: Products) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Fused>::linear(x.into_dispatch(), weight.into_dispatch(), products))
 }
 
 /// The gradient of [`linear`]'s input: `g W`. Not differentiable.
@@ -189,11 +185,9 @@ pub(super) fn adapted_linear(
     x: Tensor<2>,
     weight: Tensor<2>,
     [a, b]: [Tensor<2>; 2],
-    scale: f32,
-    dropout: Option<Dropout>,
+    update: Update,
 ) -> Tensor<2> {
     let [x, weight, a, b] = [x, weight, a, b].map(Tensor::into_dispatch);
-    let update = Update { scale, dropout };
     Tensor::from_dispatch(<Dispatch as Fused>::adapted_linear(x, weight, a, b, update))
 }
 
@@ -248,8 +242,11 @@ pub(crate) trait Fused: Passes {
         Self::swiglu_forward([gate, up])
     }
 
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::linear_alone(x, weight)
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, products: Products) -> FloatTensor<Self> {
+        match products {
+            Products::Alone => Self::linear_alone(x, weight),
+            Products::Joint => Self::linear_forward(x, weight),
+        }
     }
 
     fn adapted_linear(
@@ -259,7 +256,14 @@ pub(crate) trait Fused: Passes {
         b: FloatTensor<Self>,
         update: Update,
     ) -> FloatTensor<Self> {
-        Self::adapted_alone([x, weight, a, b], &update)
+        let inputs = [x, weight, a, b];
+        match update.products {
+            Products::Alone => Self::adapted_alone(inputs, &update),
+            Products::Joint => {
+                let [output, _] = Self::adapted_forward(inputs, &update);
+                output
+            }
+        }
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
@@ -279,10 +283,6 @@ pub(crate) trait Fused: Passes {
 /// The same, of what is never differentiated.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"))]
 pub(crate) trait Scores: Passes {
-    fn joint_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::linear_forward(x, weight)
-    }
-
     fn linear_grad(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::linear_backward(weight, grad)
     }
@@ -399,7 +399,7 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         record::<B, C, 2>(nodes, output, move |grad| B::swiglu_backward(inputs.clone(), grad).map(Some))
     }
 
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, _: Products) -> FloatTensor<Self> {
         let trained = weight.is_tracked();
         let nodes = [x.node(), weight.node()];
         let [x, weight] = [x, weight].map(|tensor| tensor.into_primitive());

@@ -38,8 +38,7 @@ pub(crate) trait Passes: Backend {
         portable::linear_forward::<Self>(x, weight)
     }
 
-    /// The same where nothing is trained; best made so that a token's result does not depend on
-    /// the tokens beside it.
+    /// The same, best made so that a token's result does not depend on the tokens beside it.
     fn linear_alone(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::linear_forward(x, weight)
     }
@@ -54,7 +53,7 @@ pub(crate) trait Passes: Backend {
         portable::adapted_forward::<Self>(inputs, update)
     }
 
-    /// The output where nothing is trained, likewise.
+    /// The output, likewise.
     fn adapted_alone(inputs: [FloatTensor<Self>; 4], update: &Update) -> FloatTensor<Self> {
         let [output, _] = Self::adapted_forward(inputs, update);
         output

@@ -145,9 +145,9 @@ fn swiglu() {
 #[test]
 fn linear() {
     let shapes = [[37, 20], [50, 20]];
-    agree("linear", shapes, |[x, w]| super::linear(x, w), |[x, w]| x.matmul(w.transpose()));
+    agree("linear", shapes, |[x, w]| super::linear(x, w, Products::Joint), |[x, w]| x.matmul(w.transpose()));
     // A transposed input is not dense.
-    let ours = |[x, w]: [Tensor<2>; 2]| super::linear(x.transpose(), w);
+    let ours = |[x, w]: [Tensor<2>; 2]| super::linear(x.transpose(), w, Products::Joint);
     agree("linear of a view", [[20, 37], [50, 20]], ours, |[x, w]| x.transpose().matmul(w.transpose()));
 }
 
@@ -156,9 +156,9 @@ fn adapted_linear() {
     let weight = |like: &Tensor<2>| Tensor::<2>::from_data(data(50, [30, 20]), &like.device());
     let shapes = [[37, 20], [4, 20], [30, 4]];
     for dropout in [None, Some(Dropout::new(crate::rng::stream(1, "dropout", &[]), 0.3))] {
-        let ours = |[x, a, b]: [Tensor<2>; 3]| {
-            super::adapted_linear(x.clone(), weight(&x), [a, b], 0.7, dropout.clone())
-        };
+        let update = Update { scale: 0.7, dropout: dropout.clone(), products: Products::Joint };
+        let ours =
+            |[x, a, b]: [Tensor<2>; 3]| super::adapted_linear(x.clone(), weight(&x), [a, b], update.clone());
         let formula = |[x, a, b]: [Tensor<2>; 3]| {
             let into = match &dropout {
                 Some(dropout) => dropout.apply(x.clone()),
@@ -169,7 +169,6 @@ fn adapted_linear() {
         };
         let plain = agree("adapted linear", shapes, ours, formula);
 
-        let update = Update { scale: 0.7, dropout: dropout.clone() };
         let [x, a, b, weight] = [flex(1, [37, 20]), flex(2, [4, 20]), flex(3, [30, 4]), flex(50, [30, 20])];
         let inputs = [x.clone(), weight.clone(), a.clone(), b.clone()];
         let [out, low] = portable::adapted_forward::<Flex>(inputs, &update);
@@ -182,13 +181,15 @@ fn adapted_linear() {
 }
 
 #[test]
-fn outside_of_training_a_token_stands_alone() {
+fn a_token_alone_is_a_token_among_others() {
     let device = device::resolve(crate::params::DeviceName::Flex).unwrap();
     let load = |seed, shape| Tensor::<2>::from_data(data(seed, shape), &device);
     let (x, weight, a, b) = (load(1, [37, 20]), load(2, [30, 20]), load(3, [4, 20]), load(4, [30, 4]));
     let of = |x: Tensor<2>| {
         let pair = [a.clone(), b.clone()];
-        [super::linear(x.clone(), weight.clone()), super::adapted_linear(x, weight.clone(), pair, 0.7, None)]
+        let update = Update { scale: 0.7, dropout: None, products: Products::Alone };
+        let linear = super::linear(x.clone(), weight.clone(), Products::Alone);
+        [linear, super::adapted_linear(x, weight.clone(), pair, update)]
     };
     let all = of(x.clone()).map(numbers);
     for token in 0..37 {
@@ -196,7 +197,7 @@ fn outside_of_training_a_token_stands_alone() {
             assert_eq!(*alone, all[token * 30..(token + 1) * 30], "token {token}");
         }
     }
-    let joint = numbers(super::joint_linear(x, weight));
+    let joint = numbers(super::linear(x, weight, Products::Joint));
     close("joint", &joint, &all[0]);
 }
 
@@ -205,11 +206,11 @@ fn outside_of_training_a_token_stands_alone() {
 fn adapted_linear_of_a_bf16_base() {
     let dropout = Some(Dropout::new(crate::rng::stream(1, "dropout", &[]), 0.3));
     let f = |dtype: DType| {
-        let dropout = dropout.clone();
+        let update = Update { scale: 0.7, dropout: dropout.clone(), products: Products::Joint };
         move |[x, a, b]: [Tensor<2>; 3]| {
             let weight = Tensor::<2>::from_data(data(50, [30, 20]), &x.device());
             let (x, weight) = (x.cast(dtype), weight.cast(dtype));
-            super::adapted_linear(x, weight, [a, b], 0.7, dropout.clone()).cast(DType::F32)
+            super::adapted_linear(x, weight, [a, b], update.clone()).cast(DType::F32)
         }
     };
     for name in device::present() {

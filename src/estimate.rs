@@ -170,7 +170,7 @@ impl Known<'_> {
 /// Where the CPU has no half precision, one matrix at a time is widened for its product.
 fn widened_bytes(shape: &ModelConfig, dtype: Dtype, device: DeviceName) -> u64 {
     // `class` may start a driver, so it is asked last.
-    if dtype == Dtype::F32 || device::class(device, dtype) != "flex" {
+    if dtype == Dtype::F32 || !matches!(device::class(device, dtype), "flex" | "libtorch") {
         return 0;
     }
     4 * largest_matrix(shape)

@@ -3,19 +3,22 @@
 //! writes workloads and runs them in transformers; `bench/eval.sh` sets the two side by side, and
 //! `scripts/check-eval.py` compares what they give.
 
+#[path = "measure/matrix_peak.rs"]
+mod matrix_peak;
+
 use std::{
     collections::HashMap,
     path::Path,
     time::{Duration, Instant},
 };
 
-use burn::tensor::{DType, Device, Tensor};
 use evergraft::{
     device,
     eval::{Choices, GenerateOptions, Score, generate, log_likelihoods},
     model::{BaseFolder, Decoder},
     params::{DeviceName, Dtype},
 };
+use matrix_peak::matrix_peak;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -143,17 +146,4 @@ fn sum(values: &[f32]) -> f32 {
         sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value);
     }
     sums.iter().sum()
-}
-
-/// Operations in a second of one large product on this device.
-fn matrix_peak(device: &Device, dtype: DType) -> f64 {
-    const SIZE: usize = 1536;
-    let a = Tensor::<2>::ones([SIZE, SIZE], (device, dtype));
-    let once = || {
-        let start = Instant::now();
-        let _ = a.clone().matmul(a.clone()).slice([0..1, 0..1]).into_data();
-        start.elapsed()
-    };
-    let best = (0..10).map(|_| once()).min().unwrap_or(Duration::MAX);
-    2.0 * (SIZE as f64).powi(3) / best.as_secs_f64()
 }

@@ -2,6 +2,9 @@
 //! `cargo bench --bench load -- MODEL_DIR [f32|bf16|f16]`. `bench/load.sh` sets it beside
 //! transformers.
 
+#[path = "measure/memory.rs"]
+mod memory;
+
 use std::{path::Path, time::Instant};
 
 use burn::tensor::Device;
@@ -9,6 +12,7 @@ use evergraft::{
     model::{BaseFolder, Decoder, KvCache, TokenBatch, Untouched},
     params::Dtype,
 };
+use memory::peak_mib;
 use serde_json::json;
 
 fn main() -> anyhow::Result<()> {
@@ -43,11 +47,4 @@ fn main() -> anyhow::Result<()> {
         })
     );
     Ok(())
-}
-
-/// Highest resident memory of this process until now, mapped files included.
-fn peak_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
 }

@@ -4,13 +4,13 @@
 //! `cargo bench --bench train -- MODEL_DIR GSM8K.jsonl [key=value ...]`; keys: `steps`, `batch`,
 //! `max_len`, `r`, `pc`, `pi`, `device`, `dtype`.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    time::{Duration, Instant},
-};
+#[path = "measure/matrix_peak.rs"]
+mod matrix_peak;
+#[path = "measure/memory.rs"]
+mod memory;
 
-use burn::tensor::{DType, Device, Tensor};
+use std::{collections::HashMap, path::Path, time::Instant};
+
 use evergraft::{
     data::TokenSet,
     device,
@@ -19,6 +19,8 @@ use evergraft::{
     peft::Adapter,
     train::{Order, Subject, Trainer, Update},
 };
+use matrix_peak::matrix_peak;
+use memory::peak_mib;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -126,24 +128,4 @@ fn operations(config: &ModelConfig, tokens: f64, labels: f64, kept: f64) -> f64 
     let layers = parameter_count(config) as f64 - head * if config.tie_word_embeddings { 1.0 } else { 2.0 };
     let ffns = (3 * config.num_hidden_layers * config.hidden_size * config.intermediate_size) as f64;
     4.0 * ((layers - ffns * (1.0 - kept)) * tokens + head * labels)
-}
-
-/// Operations in a second of one large product on this device.
-fn matrix_peak(device: &Device, dtype: DType) -> f64 {
-    const SIZE: usize = 1536;
-    let a = Tensor::<2>::ones([SIZE, SIZE], (device, dtype));
-    let once = || {
-        let start = Instant::now();
-        let _ = a.clone().matmul(a.clone()).slice([0..1, 0..1]).into_data();
-        start.elapsed()
-    };
-    let best = (0..10).map(|_| once()).min().unwrap_or(Duration::MAX);
-    2.0 * (SIZE as f64).powi(3) / best.as_secs_f64()
-}
-
-/// Highest resident memory of this process until now.
-fn peak_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
 }

@@ -3,10 +3,8 @@
 
 use std::collections::VecDeque;
 
-use burn::tensor::{Int, Tensor, TensorData};
-
-use super::{NotFinite, generate::GenerateOptions, pass::read};
-use crate::model::{Decoder, KvCache, TokenBatch, log_softmax};
+use super::{NotFinite, generate::GenerateOptions, pass::last_logits};
+use crate::model::{Decoder, KvCache, log_softmax};
 
 /// Continues every prompt by the best of `options.beams` beams; several prompts share a pass.
 pub(super) fn search(
@@ -48,15 +46,7 @@ pub(super) fn search(
             }
         }
         let owners: Vec<usize> = running.iter().map(|search| search.beams.len().max(1)).collect();
-        let batch = TokenBatch::cached(&rows, &cache);
-        let lasts = rows.iter().scan(-1, |last, (_, tokens)| {
-            *last += tokens.len() as i32;
-            Some(*last)
-        });
-        let lasts = TensorData::from(&lasts.collect::<Vec<i32>>()[..]);
-        let hidden = read(model, &batch, &mut cache);
-        let lasts = Tensor::<1, Int>::from_data(lasts, model.device());
-        let log_p = log_softmax(model.logits(hidden.select(0, lasts)));
+        let log_p = log_softmax(last_logits(model, &rows, &mut cache));
         let [_, vocab] = log_p.dims();
         let log_p = log_p.into_data().try_to_vec::<f32>()?;
         let mut log_p = log_p.chunks_exact(vocab);

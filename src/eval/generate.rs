@@ -4,9 +4,13 @@
 use std::{collections::VecDeque, ops::ControlFlow};
 
 use anyhow::ensure;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 
-use super::{NotFinite, beams, pass::read, sampling::Sampling};
+use super::{
+    NotFinite, beams,
+    pass::{last_logits, read},
+    sampling::Sampling,
+};
 use crate::model::{Decoder, KvCache, TokenBatch};
 
 /// Prompt tokens that go through the network together, at least one prompt. Bounds memory, and how
@@ -207,16 +211,8 @@ impl<'a> Run<'a> {
                 (row.slot, row.new.last().map_or(&prompts[row.prompt][self.prefix..], std::slice::from_ref))
             })
             .collect();
-        let lasts = rows.iter().scan(-1, |last, (_, tokens)| {
-            *last += tokens.len() as i32;
-            Some(*last)
-        });
-        let lasts: Vec<i32> = lasts.collect();
-        let batch = TokenBatch::cached(&rows, &self.cache);
-        let hidden = read(self.model, &batch, &mut self.cache);
-        let count = lasts.len();
-        let lasts = Tensor::<1, Int>::from_data(TensorData::new(lasts, [count]), self.model.device());
-        let next = self.next_tokens(self.model.logits(hidden.select(0, lasts)))?;
+        let logits = last_logits(self.model, &rows, &mut self.cache);
+        let next = self.next_tokens(logits)?;
         for (mut row, token) in std::mem::take(&mut self.active).into_iter().zip(next) {
             match self.grow(&mut row, token) {
                 ControlFlow::Continue(()) => self.active.push(row),

@@ -2,10 +2,13 @@
 
 use burn::{
     backend::{Backend, TensorMetadata as _, tensor::FloatTensor},
-    tensor::{Shape, Slice, TensorData},
+    tensor::{Shape, Slice},
 };
 
-use super::{CachedRows, Copied, Place, Segments, portable::HIDDEN};
+use super::{
+    CachedRows, Copied, Place, Segments,
+    portable::{mask, stacked, unstacked},
+};
 
 /// Each row's place with its first token and how many it has.
 fn rows_of(rows: &CachedRows) -> impl Iterator<Item = (&Place, usize, usize)> {
@@ -61,31 +64,17 @@ fn gather<B: Backend>(cache: &FloatTensor<B>, place: &Place, new: usize, shape: 
     }
 }
 
-/// What each new token sees: `[1, 1, new, keys]`, to add to the scores.
-fn mask<B: Backend>(new: usize, keys: usize, shape: &Segments, device: &B::Device) -> FloatTensor<B> {
-    let sees = |token: usize, key: usize| {
-        let place = keys - new + token;
-        key <= place && shape.window.is_none_or(|window| place - key < window)
-    };
-    let mask = (0..new * keys).map(|at| if sees(at / keys, at % keys) { 0.0 } else { HIDDEN });
-    B::float_from_data(TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, new, keys]), device)
-}
-
 pub(super) fn attention<B: Backend>(
     queries: FloatTensor<B>,
     [keys, values]: [FloatTensor<B>; 2],
     rows: &CachedRows,
 ) -> FloatTensor<B> {
     let (shape, device) = (&rows.shape, queries.device());
-    let (kv_heads, width, group) = (shape.kv_heads, shape.head_dim, shape.heads / shape.kv_heads);
+    let (kv_heads, group) = (shape.kv_heads, shape.heads / shape.kv_heads);
     let parts = rows_of(rows).map(|(place, start, new)| {
         let [keys, values] = [&keys, &values].map(|cache| gather::<B>(cache, place, new, shape));
         let count = keys.shape()[1];
-        let queries = B::float_slice(queries.clone(), &[Slice::from(start..start + new)]);
-        let queries = B::float_reshape(queries, Shape::from([new, kv_heads, group, width]));
-        // [kv_heads, group, new, head_dim]: one product serves the heads of a group.
-        let queries = B::float_swap_dims(B::float_swap_dims(queries, 0, 1), 1, 2);
-        let queries = B::float_reshape(queries, Shape::from([kv_heads, group * new, width]));
+        let queries = stacked::<B>(&queries, start, new, group, shape);
         let scores = B::float_matmul(queries, B::float_swap_dims(keys, 1, 2));
         let mut scores = B::float_mul_scalar(scores, shape.scale.into());
         if let Some(cap) = shape.softcap {
@@ -98,10 +87,7 @@ pub(super) fn attention<B: Backend>(
             let all = B::float_add(all, mask::<B>(new, count, shape, &device));
             scores = B::float_reshape(all, Shape::from([kv_heads, group * new, count]));
         }
-        let context = B::float_matmul(B::softmax(scores, 2), values);
-        let context = B::float_reshape(context, Shape::from([kv_heads, group, new, width]));
-        let context = B::float_swap_dims(B::float_swap_dims(context, 1, 2), 0, 1);
-        B::float_reshape(context, Shape::from([new, kv_heads * group * width]))
+        unstacked::<B>(B::float_matmul(B::softmax(scores, 2), values), new, group, shape)
     });
     B::float_cat(parts.collect(), 0)
 }

@@ -97,9 +97,11 @@ impl TaskDefinition {
         if self.output_type == OutputType::GenerateUntil {
             problems.extend(self.generation_kwargs.check());
         }
+        let mut twice = false;
         for (index, filter) in self.filter_list.iter().enumerate() {
             problems.extend(filter.check(&format!("filter_list.{index}")));
             if self.filter_list[..index].iter().any(|other| other.name == filter.name) {
+                twice = true;
                 let message = format!("filter `{}` is listed twice", filter.name);
                 problems.push(Problem::new(format!("filter_list.{index}.name"), message));
             }
@@ -109,10 +111,6 @@ impl TaskDefinition {
             problems.extend(metric.check(&format!("metric_list.{index}"), self.output_type, &filters));
         }
         let mut keys = Vec::new();
-        let twice =
-            self.filter_list.iter().enumerate().any(|(index, filter)| {
-                self.filter_list[..index].iter().any(|other| other.name == filter.name)
-            });
         for (metric, filter) in self.scores() {
             let key = score_name(metric.metric, &filter);
             // Of a filter that is there twice, that was said.

@@ -63,7 +63,8 @@ pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> 
             ctx.log(&message);
             ctx.progress.note(&message);
         }
-        task.answer(&loaded, params.batch_size, answers, ctx, done).with_context(context)?;
+        let asking = Asking { loaded: &loaded, batch_size: params.batch_size, ctx, done };
+        task.answer(&asking, answers).with_context(context)?;
         done += task.docs.len() as u64;
         results.add(&task.about(), &task.docs, answers, ctx).with_context(context)?;
     }
@@ -88,6 +89,15 @@ fn name_row(error: anyhow::Error, rows: &[usize]) -> anyhow::Error {
         Some(row) => anyhow!("the model's logits for row {} of the dataset are not finite", row + 1),
         None => error,
     }
+}
+
+/// Who is asked, and how.
+struct Asking<'a> {
+    loaded: &'a LoadedModel,
+    batch_size: usize,
+    ctx: &'a StepContext<'a>,
+    /// Items of the tasks before.
+    done: u64,
 }
 
 /// A task with its items.
@@ -193,29 +203,16 @@ impl<'a> Asked<'a> {
     }
 
     /// Asks the model what it was not asked before.
-    fn answer(
-        &self,
-        loaded: &LoadedModel,
-        batch_size: usize,
-        answers: &mut Answers,
-        ctx: &StepContext,
-        done: u64,
-    ) -> anyhow::Result<()> {
+    fn answer(&self, asking: &Asking, answers: &mut Answers) -> anyhow::Result<()> {
         if self.task.definition.output_type == OutputType::GenerateUntil {
-            self.generate(loaded, batch_size, answers, ctx, done)
+            self.generate(asking, answers)
         } else {
-            self.score(loaded, batch_size, answers, ctx, done)
+            self.score(asking, answers)
         }
     }
 
-    fn generate(
-        &self,
-        loaded: &LoadedModel,
-        batch_size: usize,
-        answers: &mut Answers,
-        ctx: &StepContext,
-        done: u64,
-    ) -> anyhow::Result<()> {
+    fn generate(&self, asking: &Asking, answers: &mut Answers) -> anyhow::Result<()> {
+        let Asking { loaded, batch_size, ctx, done } = *asking;
         let wanted = &self.task.definition.generation_kwargs;
         let until = &wanted.until;
         // A stop string is found in so many last tokens, as a token is no less than a byte.
@@ -278,14 +275,8 @@ impl<'a> Asked<'a> {
         stops
     }
 
-    fn score(
-        &self,
-        loaded: &LoadedModel,
-        batch_size: usize,
-        answers: &mut Answers,
-        ctx: &StepContext,
-        done: u64,
-    ) -> anyhow::Result<()> {
+    fn score(&self, asking: &Asking, answers: &mut Answers) -> anyhow::Result<()> {
+        let Asking { loaded, batch_size, ctx, done } = *asking;
         let prefix = Some(self.prefix(&loaded.model));
         for group in self.groups(batch_size) {
             if group.iter().all(|(doc_id, _)| answers.get(*doc_id).is_some()) {

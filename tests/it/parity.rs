@@ -455,8 +455,9 @@ fn smollm2_matches_transformers() {
                 let scale = ours.iter().fold(0.0f32, |most, logit| most.max(logit.abs()));
                 let difference = furthest(&[ours], &case.logits);
                 println!("{name}: {:?}: difference {difference:.1e}, largest logit {scale:.1}", case.text);
-                // f32 keeps seven digits, and logits of this model reach forty.
-                assert!(difference < TOLERANCE.max(5e-6 * scale), "{difference}");
+                // Two computations in f32, each of which loses a few in a million of logits that reach forty: on
+                // a processor without AVX-512 1.4e-4 of 22 was seen.
+                assert!(difference < TOLERANCE.max(1e-5 * scale), "{difference}");
                 let new = continuations(&model, &[case.input_ids], 1, case.greedy.len()).remove(0);
                 // The expectation was made with the end token forbidden, so it goes on where we would stop.
                 let end = new.iter().position(|token| base.config.eos_token_ids.contains(token));

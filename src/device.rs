@@ -81,6 +81,15 @@ pub(crate) fn multiplies(device: &Device, dtype: Dtype) -> bool {
     }
 }
 
+/// Does work that is many small parallel loops on the CPU on a thread of the pool that runs them, so that
+/// none has to be handed over first, which would put this thread to sleep each time.
+pub(crate) fn run_on<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    match device.clone().inner() == Device::flex() {
+        true => rayon::scope(|_| work()),
+        false => work(),
+    }
+}
+
 /// How many CUDA devices LibTorch finds. Asking starts the driver, so it is asked once, and only where
 /// the answer matters.
 fn cuda_count() -> usize {

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     data::TokenSet,
+    device::run_on,
     model::{Decoder, Untouched},
     rng,
 };
@@ -89,8 +90,10 @@ impl Trainer<'_> {
 
     fn untouched_loss(&self, model: &Decoder, tokens: &TokenSet, rows: &[usize]) -> f64 {
         let (batch, targets) = batch(tokens, rows);
-        let hidden = model.hidden(&batch, None, &Untouched);
-        loss_sum(model, &hidden.inner(), &targets)
+        run_on(model.device(), || {
+            let hidden = model.hidden(&batch, None, &Untouched);
+            loss_sum(model, &hidden.inner(), &targets)
+        })
     }
 
     /// Runs with parameters that ask for no gradient, so that forward passes keep nothing.

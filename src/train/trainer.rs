@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     data::TokenSet,
+    device::run_on,
     model::Decoder,
     params::{OptimizerParams, TransPeftParams},
 };
@@ -113,7 +114,10 @@ impl Trainer<'_> {
                 };
                 return Err(state.pulse.diagnosis(&broken, self.params, &kept));
             }
-            self.apply(model, gradients, update.grad_norm, &mut state.optimizer, update.learning_rate);
+            let device = model.device().clone();
+            run_on(&device, || {
+                self.apply(model, gradients, update.grad_norm, &mut state.optimizer, update.learning_rate);
+            });
             state.count(&update, self.params.logging_steps);
             let logged = update.step == 1
                 || update.step == course.total

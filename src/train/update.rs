@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     data::{IGNORED_LABEL, TokenSet},
+    device::run_on,
     model::{Decoder, ForwardHook, ParamMut, TokenBatch, Training},
     params::TransPeftParams,
     peft::TransPeft,
@@ -88,7 +89,10 @@ impl Trainer<'_> {
         for (index, rows) in micro_batches.iter().enumerate() {
             watch.check().ok()?;
             let place = (step, index);
-            let pass = self.accumulate(model, rows, place, rates.as_ref(), denominator, &mut gradients);
+            let device = model.device().clone();
+            let pass = run_on(&device, || {
+                self.accumulate(model, rows, place, rates.as_ref(), denominator, &mut gradients)
+            });
             update.loss += pass.loss / denominator;
             update.dropped_ffns += pass.dropped_ffns;
             masked = [masked[0] + pass.masked[0], masked[1] + pass.masked[1]];

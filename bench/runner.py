@@ -1,0 +1,139 @@
+"""Times runs of a generated graph: cold, again with nothing to do, and what would run.
+
+    runner.py EVERGRAFT STEPS ROUNDS
+
+Layers of twenty steps; each joins two files of the layer before into one of its own. Prints medians in
+seconds and the largest peak memory of a process, for evergraft, dvc and snakemake, beside the same shell lines
+run one after another; then evergraft alone on ever larger graphs.
+"""
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+WIDTH = 20
+BESIDE = os.path.dirname(sys.executable)
+
+
+def steps(count):
+    """(name, names before it) of every step."""
+    for at in range(count):
+        layer, place = divmod(at, WIDTH)
+        before = [] if layer == 0 else [(layer - 1) * WIDTH + place, (layer - 1) * WIDTH + (place + 1) % WIDTH]
+        yield f"s{at}", [f"s{b}" for b in before]
+
+
+def evergraft(folder, count):
+    with open(f"{folder}/recipe.yaml", "w") as file:
+        file.write("version: 1\nname: bench\nsteps:\n")
+        for name, before in steps(count):
+            files = " ".join(f'"$STEP_{b.upper()}/out"' for b in before)
+            run = f"cat {files} > out; echo {name} >> out" if before else f"echo {name} > out"
+            given = ", ".join(f"{b}: \"${{{{ steps.{b} }}}}\"" for b in before)
+            file.write(f"  {name}: {{ uses: command, with: {{ run: '{run}', steps: {{ {given} }}, outputs: [out] }} }}\n")
+
+
+def dvc(folder, count):
+    subprocess.run([f"{BESIDE}/dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True)
+    stages = {}
+    for name, before in steps(count):
+        files = " ".join(before)
+        run = f"cat {files} > {name}; echo {name} >> {name}" if before else f"echo {name} > {name}"
+        stages[name] = {"cmd": run, "deps": before, "outs": [name]}
+    with open(f"{folder}/dvc.yaml", "w") as file:
+        json.dump({"stages": stages}, file)
+
+
+def snakemake(folder, count):
+    with open(f"{folder}/Snakefile", "w") as file:
+        file.write(f"rule all:\n    input: [f's{{i}}' for i in range({max(0, count - WIDTH)}, {count})]\n")
+        for name, before in steps(count):
+            files = " ".join(before)
+            run = f"cat {files} > {name}; echo {name} >> {name}" if before else f"echo {name} > {name}"
+            file.write(f"rule r{name}:\n    input: {before!r}\n    output: {name!r}\n    shell: {run!r}\n")
+
+
+def timed(command, folder, environment=None):
+    """Seconds and peak memory in MiB of the largest process."""
+    start = time.monotonic()
+    with open(f"{folder}/said", "w") as said:
+        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said, env={**os.environ, **(environment or {})})
+        _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - start
+    if status != 0:
+        sys.exit(f"{command} failed:\n{open(f'{folder}/said').read()[-2000:]}")
+    return seconds, usage.ru_maxrss // 1024
+
+
+def peers(program, cores):
+    return {
+        "evergraft": (evergraft, [program, "-q", "run", "-j", cores], [program, "-q", "plan"]),
+        "dvc": (dvc, [f"{BESIDE}/dvc", "repro", "--quiet"], [f"{BESIDE}/dvc", "status", "--quiet"]),
+        "snakemake": (
+            snakemake,
+            [f"{BESIDE}/snakemake", "--quiet", "all", "--cores", cores],
+            [f"{BESIDE}/snakemake", "--quiet", "all", "--cores", cores, "--dry-run"],
+        ),
+    }
+
+
+def measure(name, make, run, plan, count, rounds):
+    """Medians of a cold run, a run with nothing to do, and a plan; the largest peak memory."""
+    seen = {"cold": [], "warm": [], "plan": []}
+    peak = 0
+    for _ in range(rounds):
+        folder = tempfile.mkdtemp()
+        cache = {"EVERGRAFT_CACHE_DIR": f"{folder}/cache", "DVC_NO_ANALYTICS": "1"}
+        make(folder, count)
+        for what, command in (("cold", run), ("warm", run), ("plan", plan)):
+            seconds, mib = timed(command, folder, cache)
+            seen[what].append(seconds)
+            peak = max(peak, mib)
+        shutil.rmtree(folder)
+    figures = {what: statistics.median(times) for what, times in seen.items()}
+    print(f"{name:<10} {count:>6} steps  " + "  ".join(f"{what} {value:8.3f} s" for what, value in figures.items())
+          + f"  peak {peak} MiB  (medians of {rounds})", flush=True)
+    return figures
+
+
+def bare(count, rounds):
+    """The shell lines alone, as a runner starts them, one after another."""
+    times = []
+    for _ in range(rounds):
+        folder = tempfile.mkdtemp()
+        start = time.monotonic()
+        for name, before in steps(count):
+            files = " ".join(before)
+            run = f"cat {files} > {name}; echo {name} >> {name}" if before else f"echo {name} > {name}"
+            subprocess.run(["sh", "-e", "-c", run], cwd=folder, check=True)
+        times.append(time.monotonic() - start)
+        shutil.rmtree(folder)
+    print(f"{'sh':<10} {count:>6} steps  cold {statistics.median(times):8.3f} s")
+    return statistics.median(times)
+
+
+def main():
+    program, count, rounds = os.path.abspath(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    spawns = bare(count, rounds)
+    figures = {}
+    for name, (make, run, plan) in peers(program, "2").items():
+        if run[0] != program and not os.path.exists(run[0]):
+            print(f"{name:<10} skipped: it is not installed beside {sys.executable}")
+            continue
+        figures[name] = measure(name, make, run, plan, count, rounds)
+    print(f"evergraft one step at a time: cold {one_at_a_time(program, count, rounds) / spawns:.2f} of the shell lines alone")
+    make, run, plan = peers(program, "2")["evergraft"]
+    for larger in (1000, 10000):
+        measure("evergraft", make, run, plan, larger, 1)
+
+
+def one_at_a_time(program, count, rounds):
+    make, _, plan = peers(program, "1")["evergraft"]
+    return measure("evergraft -j 1", make, [program, "-q", "run", "-j", "1"], plan, count, rounds)["cold"]
+
+
+main()

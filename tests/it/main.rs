@@ -11,6 +11,7 @@ mod hub;
 mod hub_run;
 mod hub_server;
 mod import;
+mod kill;
 mod layers;
 mod memory;
 mod method;

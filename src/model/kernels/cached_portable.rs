@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn rows_of_about_a_size_are_computed_together() {
-        assert_eq!(groups(&[(1, 900); 16]), [0..16]);
+        assert_eq!(groups(&[(1, 900); 16]).len(), 1);
         // Growing rows of all lengths, then a new prompt, then short choices.
         let rows = [vec![(1, 20), (1, 4000)], vec![(700, 700)], vec![(3, 40), (9, 46)]].concat();
         assert_eq!(groups(&rows), [0..2, 2..3, 3..5]);

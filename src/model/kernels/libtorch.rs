@@ -152,7 +152,7 @@ struct Written {
 impl Written {
     fn new(rows: &CachedRows, device: tch::Device) -> Self {
         let tokens = rows.places.iter().zip(&rows.shape.lengths).flat_map(|(place, &new)| {
-            (place.past..place.past + new).map(|at| (place.slot as i64, at as i64))
+            (place.past..place.past + new).map(move |at| (place.slot as i64, at as i64))
         });
         let (slots, places): (Vec<i64>, Vec<i64>) = tokens.unzip();
         let column = |values: Vec<i64>| TchTensor::new(Tensor::from_slice(&values).to_device(device));

@@ -22,8 +22,10 @@ pub(crate) struct Place {
 pub(crate) struct Places {
     rows: Vec<Place>,
     /// For each kind of window.
-    made: Mutex<Vec<(Option<usize>, Arc<dyn Any + Send + Sync>)>>,
+    made: Mutex<Vec<(Option<usize>, Made)>>,
 }
+
+type Made = Arc<dyn Any + Send + Sync>;
 
 impl Places {
     pub(crate) fn new(rows: Vec<Place>) -> Arc<Self> {
@@ -42,7 +44,7 @@ impl Places {
             return found;
         }
         let new = Arc::new(make());
-        made.push((window, Arc::clone(&new) as Arc<dyn Any + Send + Sync>));
+        made.push((window, Arc::clone(&new) as Made));
         new
     }
 }

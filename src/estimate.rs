@@ -11,7 +11,7 @@ use crate::{
     data::TokenSet,
     device, eval,
     exec::{NodeStatus, State},
-    model::{ModelConfig, SourceModel, largest_matrix, parameter_count, read_json},
+    model::{ModelConfig, Products, SourceModel, largest_matrix, parameter_count, read_json},
     params::{
         ArtifactRef, BaseParams, DeviceName, Dtype, EvalParams, MergeParams, OptimizerParams, PretrainParams,
         TaskSpec, TokenizeParams, TrainParams,
@@ -62,8 +62,8 @@ impl Known<'_> {
         }
         let shape = self.shape(index)?;
         let weights = |dtype: Dtype| parameter_count(&shape).saturating_mul(dtype.bytes() as u64);
-        let loaded = |dtype: Dtype, device: DeviceName| {
-            weights(dtype).saturating_add(widened_bytes(&shape, dtype, device))
+        let loaded = |dtype: Dtype, device: DeviceName, products: Products| {
+            weights(dtype).saturating_add(widened_bytes(&shape, dtype, device, products))
         };
         match node.kind.name {
             "base" => Some(Estimate { memory_bytes: None, disk_bytes: Some(weights(Dtype::F32)) }),
@@ -88,16 +88,17 @@ impl Known<'_> {
                 };
                 let training =
                     self.training(&shape, (trained, dropped), &params.optimizer, &params.tokens)?;
+                let loaded = loaded(params.dtype, params.device, Products::Joint);
                 Some(Estimate {
-                    memory_bytes: Some(loaded(params.dtype, params.device).saturating_add(training)),
+                    memory_bytes: Some(loaded.saturating_add(training)),
                     disk_bytes: Some(trained.saturating_mul(4)),
                 })
             }
             "eval" => {
                 let params: EvalParams = read(node)?;
-                let longest = params.tasks.iter().map(TaskSpec::generation_limit).max()?;
-                let pass = eval::pass_bytes(&shape, params.batch_size, longest);
-                let memory = loaded(params.dtype, params.device).saturating_add(pass);
+                let tasks = params.tasks.iter().filter_map(TaskSpec::resolve);
+                let pass = tasks.map(|task| eval::pass_bytes(&shape, &task, params.batch_size)).max()?;
+                let memory = loaded(params.dtype, params.device, Products::Alone).saturating_add(pass);
                 Some(Estimate { memory_bytes: Some(memory), disk_bytes: None })
             }
             _ => None,
@@ -167,13 +168,17 @@ impl Known<'_> {
     }
 }
 
-/// Where the CPU has no half precision, one matrix at a time is widened for its product.
-fn widened_bytes(shape: &ModelConfig, dtype: Dtype, device: DeviceName) -> u64 {
-    // `class` may start a driver, so it is asked last.
-    if dtype == Dtype::F32 || !matches!(device::class(device, dtype), "flex" | "libtorch") {
+/// Where the CPU has no half precision, one matrix at a time is widened for its product; not where `flex`
+/// computes each token by itself.
+fn widened_bytes(shape: &ModelConfig, dtype: Dtype, device: DeviceName, products: Products) -> u64 {
+    if dtype == Dtype::F32 {
         return 0;
     }
-    4 * largest_matrix(shape)
+    // `class` may start a driver, so it is asked last.
+    match (device::class(device, dtype), products) {
+        ("libtorch", _) | ("flex", Products::Joint) => 4 * largest_matrix(shape),
+        _ => 0,
+    }
 }
 
 fn read<P: DeserializeOwned>(node: &StepNode) -> Option<P> {

@@ -3,8 +3,28 @@
 
 use std::collections::VecDeque;
 
-use super::{NotFinite, generate::GenerateOptions, pass::last_logits};
-use crate::model::{Decoder, KvCache, log_softmax};
+use super::{
+    NotFinite,
+    generate::{GenerateOptions, prefix_of},
+    pass::{last_logits, read},
+};
+use crate::model::{Decoder, KvCache, TokenBatch, log_softmax};
+
+/// Values of f32 that a candidate takes: one for each token behind each beam of a search.
+pub(super) const CANDIDATE: usize = size_of::<Candidate>() / size_of::<f32>();
+
+/// A continuation: log-likelihood, beam, token.
+type Candidate = (f64, usize, u32);
+
+/// How many prompts are searched together.
+pub(super) fn searches(batch_size: usize, beams: usize) -> usize {
+    (batch_size / beams).max(1)
+}
+
+/// Slots of the cache that a search takes: the prompt's, the beams', and those of the step after.
+pub(super) fn slots(beams: usize) -> usize {
+    beams.saturating_mul(2).saturating_add(1)
+}
 
 /// Continues every prompt by the best of `options.beams` beams; several prompts share a pass.
 pub(super) fn search(
@@ -14,13 +34,20 @@ pub(super) fn search(
     check: &mut dyn FnMut() -> anyhow::Result<()>,
     on_done: &mut dyn FnMut(usize, &[u32]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let beams = options.beams;
-    let together = (options.batch_size / beams).clamp(1, prompts.len().max(1));
+    let prefix = prefix_of(model, options.prefix, prompts.iter().map(Vec::as_slice));
+    let together = searches(options.batch_size, options.beams).min(prompts.len());
     let room = |prompt: &Vec<u32>| options.max_new_tokens.min(model.max_positions() - prompt.len());
-    let capacity = prompts.iter().map(|prompt| prompt.len().max(room(prompt))).max().unwrap_or(0);
-    // Of each search: the prompt, the beams, and the beams of the step after.
-    let slots = 1 + 2 * beams;
-    let mut cache = KvCache::new(&model.config, together * slots, capacity, model.device());
+    let own = |prompt: &Vec<u32>| (prompt.len() - prefix).max(room(prompt));
+    let capacity = prompts.iter().map(own).max().unwrap_or(0).max(prefix);
+    // The last slot holds what all prompts begin with.
+    let (slots, shared) = (slots(options.beams), together * slots(options.beams));
+    let all_slots = shared + usize::from(prefix > 0);
+    let mut cache = KvCache::new(&model.config, all_slots, capacity, model.device());
+    if prefix > 0 {
+        check()?;
+        let batch = TokenBatch::cached(&[(shared, &prompts[0][..prefix])], &cache);
+        read(model, &batch, &mut cache);
+    }
     let mut order: Vec<usize> = (0..prompts.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(prompts[*index].len()));
     let mut queue: VecDeque<usize> = order.into();
@@ -32,6 +59,9 @@ pub(super) fn search(
         {
             queue.pop_front();
             cache.clear(slot);
+            if prefix > 0 {
+                cache.fork(shared, slot);
+            }
             running.push(Search::new(prompt, slot, room(&prompts[prompt])));
         }
         if running.is_empty() {
@@ -41,7 +71,7 @@ pub(super) fn search(
         let mut rows: Vec<(usize, &[u32])> = Vec::new();
         for search in &running {
             match &search.beams[..] {
-                [] => rows.push((search.slot, &prompts[search.prompt])),
+                [] => rows.push((search.slot, &prompts[search.prompt][prefix..])),
                 beams => rows.extend(beams.iter().map(|beam| (beam.slot, std::slice::from_ref(beam.last())))),
             }
         }
@@ -150,16 +180,14 @@ impl Search {
         self.over = self.beams.is_empty() || self.length >= self.room || hopeless;
     }
 
-    /// The best continuations of all beams: log-likelihood, beam, token.
-    fn candidates(&self, log_p: &[&[f32]], kept: usize) -> Vec<(f64, usize, u32)> {
-        let mut all: Vec<(f64, usize, u32)> = Vec::new();
+    /// The best continuations of all beams.
+    fn candidates(&self, log_p: &[&[f32]], kept: usize) -> Vec<Candidate> {
+        let mut all: Vec<Candidate> = Vec::new();
         for (beam, row) in log_p.iter().enumerate() {
             let before = self.beams.get(beam).map_or(0.0, |beam| beam.log_likelihood);
             all.extend(row.iter().zip(0..).map(|(log_p, token)| (before + f64::from(*log_p), beam, token)));
         }
-        let order = |a: &(f64, usize, u32), b: &(f64, usize, u32)| {
-            b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)))
-        };
+        let order = |a: &Candidate, b: &Candidate| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)));
         if kept < all.len() {
             all.select_nth_unstable_by(kept, order);
             all.truncate(kept);

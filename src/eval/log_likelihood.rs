@@ -8,10 +8,10 @@ use super::{NotFinite, generate::prefix_of, pass::read};
 use crate::model::{Decoder, KvCache, TokenBatch, log_softmax};
 
 /// Positions whose logits exist at the same time. Bounds memory to `CHUNK * vocab_size`.
-const CHUNK: usize = 256;
+pub(super) const CHUNK: usize = 256;
 
-/// Tokens of contexts that go through the network together, at least one context. Bounds memory.
-const CONTEXT_TOKENS: usize = 4096;
+/// Tokens that go through the network together, at least those of one row. Bounds memory.
+pub(super) const TOKENS: usize = 4096;
 
 /// A context, and what may follow it.
 #[derive(Debug, Clone)]
@@ -31,9 +31,8 @@ pub struct Score {
     pub is_greedy: bool,
 }
 
-/// Scores every item's continuations, about `batch_size` of them together. `prefix` is as in
-/// [`super::GenerateOptions`]. `on_done` gets an item's
-/// number and its scores, in an order that is not the items'; `check` is asked before every pass
+/// Scores every item's continuations, at most `batch_size` of them together. `prefix` is as in
+/// [`super::GenerateOptions`]. `on_done` gets an item's number and its scores, in an order that is not the items'; `check` is asked before every pass
 /// and its error ends the work.
 ///
 /// # Errors
@@ -63,24 +62,16 @@ pub fn log_likelihoods(
     // Longest first: what does not fit into memory fails at once.
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(items[*index].context.len()));
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let (mut rows, mut tokens) = (usize::MAX, 0);
-    for index in order {
-        let choices = items[index].continuations.len().max(1);
-        let own = items[index].context.len() - prefix;
-        rows = rows.saturating_add(choices);
-        tokens += own;
-        if rows > batch_size.max(1) || tokens > CONTEXT_TOKENS {
-            groups.push(Vec::new());
-            (rows, tokens) = (choices, own);
-        }
-        if let Some(group) = groups.last_mut() {
-            group.push(index);
-        }
-    }
-    let slots = groups
-        .iter()
-        .map(|group| group.iter().map(|index| 1 + items[*index].continuations.len()).sum::<usize>());
+    let batch_size = batch_size.max(1);
+    let groups = passes(order, batch_size, |index| {
+        let Choices { context, continuations } = &items[*index];
+        let tokens = continuations.iter().map(Vec::len).sum::<usize>() + context.len() - prefix;
+        (continuations.len().max(1), tokens)
+    });
+    let slots = groups.iter().map(|group| {
+        let continuations: usize = group.iter().map(|index| items[*index].continuations.len()).sum();
+        group.len() + continuations.min(batch_size)
+    });
     let capacity = items.iter().map(|item| (item.context.len() - prefix).max(longest(item))).max();
     let (slots, capacity) = (1 + slots.max().unwrap_or(0), capacity.unwrap_or(0).max(prefix));
     let mut cache = KvCache::new(&model.config, slots, capacity, model.device());
@@ -92,7 +83,8 @@ pub fn log_likelihoods(
     for group in groups {
         let group: Vec<(usize, &Choices)> = group.into_iter().map(|index| (index, &items[index])).collect();
         check()?;
-        for (scores, (index, _)) in score(model, &mut cache, prefix, &group, check)?.iter().zip(&group) {
+        let scores = score(model, &mut cache, prefix, &group, batch_size, check)?;
+        for (scores, (index, _)) in scores.iter().zip(&group) {
             on_done(*index, scores)?;
         }
     }
@@ -101,6 +93,29 @@ pub fn log_likelihoods(
 
 fn longest(item: &Choices) -> usize {
     item.continuations.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// Divides what is to be read, in its order, into passes of at most `rows` rows and [`TOKENS`] tokens, yet at
+/// least one part each. `size` gives a part's rows and tokens.
+fn passes<T>(
+    parts: impl IntoIterator<Item = T>,
+    rows: usize,
+    size: impl Fn(&T) -> (usize, usize),
+) -> Vec<Vec<T>> {
+    let mut passes: Vec<Vec<T>> = Vec::new();
+    let mut sum = (0, 0);
+    for part in parts {
+        let own = size(&part);
+        sum = (sum.0 + own.0, sum.1 + own.1);
+        match passes.last_mut() {
+            Some(pass) if sum.0 <= rows && sum.1 <= TOKENS => pass.push(part),
+            _ => {
+                passes.push(vec![part]);
+                sum = own;
+            }
+        }
+    }
+    passes
 }
 
 /// One token that a pass predicts.
@@ -118,6 +133,7 @@ fn score(
     cache: &mut KvCache,
     prefix: usize,
     group: &[(usize, &Choices)],
+    batch_size: usize,
     check: &mut dyn FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Vec<Score>>> {
     let nothing = Score { log_likelihood: 0.0, is_greedy: true };
@@ -144,27 +160,25 @@ fn score(
     }
     pass(model, cache, &contexts, &wanted, group, &mut scores)?;
 
-    let mut rows: Vec<(usize, &[u32])> = Vec::new();
-    let mut wanted = Vec::new();
-    let mut position = 0;
+    // What is read of each continuation: all but its last token, which is only predicted.
+    let mut continuations: Vec<((usize, usize), &[u32])> = Vec::new();
     for (place, (_, item)) in group.iter().enumerate() {
-        for (choice, tokens) in item.continuations.iter().enumerate() {
-            if let [read @ .., _] = &tokens[..]
-                && !read.is_empty()
-            {
-                let slot = 1 + group.len() + rows.len();
-                cache.fork(1 + place, slot);
-                rows.push((slot, read));
-                wanted.extend(tokens[1..].iter().zip(position..).map(|(token, position)| Wanted {
-                    position,
-                    token: *token,
-                    of: (place, choice),
-                }));
-                position += read.len() as i32;
-            }
-        }
+        let of_item = item.continuations.iter().enumerate();
+        continuations.extend(of_item.map(|(choice, tokens)| ((place, choice), &tokens[..])));
     }
-    if !rows.is_empty() {
+    continuations.retain(|(_, tokens)| tokens.len() > 1);
+    for part in passes(continuations, batch_size, |(_, tokens)| (1, tokens.len() - 1)) {
+        let mut rows: Vec<(usize, &[u32])> = Vec::new();
+        let mut wanted = Vec::new();
+        let mut position = 0;
+        for (of, tokens) in part {
+            let slot = 1 + group.len() + rows.len();
+            cache.fork(1 + of.0, slot);
+            rows.push((slot, &tokens[..tokens.len() - 1]));
+            let predicted = tokens[1..].iter().zip(position..);
+            wanted.extend(predicted.map(|(token, position)| Wanted { position, token: *token, of }));
+            position += tokens.len() as i32 - 1;
+        }
         check()?;
         pass(model, cache, &rows, &wanted, group, &mut scores)?;
     }

@@ -1,21 +1,146 @@
-//! How much memory generation takes, from shapes alone.
+//! How much memory an evaluation takes beside the weights, from shapes alone.
 
 use std::num::Saturating;
 
-use super::generate::PROMPT_TOKENS;
-use crate::model::ModelConfig;
+use super::{
+    beams, generate,
+    log_likelihood::{CHUNK, TOKENS},
+};
+use crate::{
+    model::ModelConfig,
+    params::{ChoiceTemplates, OutputType, TaskDefinition},
+};
 
 /// Taken for the longest prompt, which only the rows would tell.
 const PROMPT: usize = 512;
 
-/// The cache of keys and values, the widest layer of a pass over new prompts beside growing
-/// sequences, and the logits; all in f32.
-pub fn pass_bytes(model: &ModelConfig, rows: usize, new_tokens: usize) -> u64 {
-    let n = |n: usize| Saturating(n as u64);
+/// Taken for the choices of an item, where only the rows would tell.
+const CHOICES: usize = 4;
+
+/// What is held at a time.
+struct Held {
+    /// Of the cache, with the one of the common beginning.
+    slots: usize,
+    /// Tokens of a slot.
+    capacity: usize,
+    /// That a pass computes.
+    tokens: usize,
+    /// Values of the size of the vocabulary, for each token whose logits are asked for.
+    logits: usize,
+}
+
+/// The most that a task takes at a time: the cache of keys and values, the widest layer of a pass, and the
+/// logits; all in f32.
+pub fn pass_bytes(model: &ModelConfig, task: &TaskDefinition, batch_size: usize) -> u64 {
     let context = model.max_positions();
-    let capacity = (n(PROMPT.min(context)) + n(new_tokens)).min(n(context));
-    let cached =
-        n(2) * n(model.num_hidden_layers) * n(model.num_key_value_heads) * n(model.head_dim) * capacity;
+    let held = match task.output_type {
+        OutputType::GenerateUntil => generating(task, batch_size, context),
+        _ => scoring(task, batch_size, context),
+    };
+    let n = |n: usize| Saturating(n as u64);
+    let cached = n(2) * n(model.num_hidden_layers) * n(model.num_key_value_heads) * n(model.head_dim);
     let layer = n(6) * n(model.hidden_size) + n(3) * n(model.intermediate_size);
-    (n(4) * (n(rows) * (cached + layer + n(3) * n(model.vocab_size)) + n(PROMPT_TOKENS) * layer)).0
+    let cache = n(held.slots) * n(held.capacity) * cached;
+    (n(4) * (cache + n(held.tokens) * layer + n(held.logits) * n(model.vocab_size))).0
+}
+
+fn generating(task: &TaskDefinition, batch_size: usize, context: usize) -> Held {
+    let wanted = &task.generation_kwargs;
+    let (prompt, beams) = (PROMPT.min(context), wanted.num_beams.max(1));
+    let capacity = prompt.saturating_add(wanted.max_gen_toks).min(context);
+    if beams == 1 {
+        let tokens = batch_size.saturating_add(generate::PROMPT_TOKENS);
+        return Held {
+            slots: batch_size.saturating_add(1),
+            capacity,
+            tokens,
+            logits: batch_size.saturating_mul(3),
+        };
+    }
+    let searches = beams::searches(batch_size, beams);
+    Held {
+        slots: searches.saturating_mul(beams::slots(beams)).saturating_add(1),
+        capacity,
+        tokens: searches.saturating_mul(beams.max(prompt)),
+        logits: beams.saturating_mul(searches.saturating_mul(3).saturating_add(beams::CANDIDATE)),
+    }
+}
+
+fn scoring(task: &TaskDefinition, batch_size: usize, context: usize) -> Held {
+    let choices = match (&task.doc_to_choice, task.output_type) {
+        (Some(ChoiceTemplates::Each(texts)), _) => texts.len().max(1),
+        (_, OutputType::MultipleChoice) => CHOICES,
+        _ => 1,
+    };
+    let capacity = match task.output_type {
+        // A long text fills its windows.
+        OutputType::LoglikelihoodRolling => TOKENS.min(context),
+        _ => PROMPT.min(context),
+    };
+    let items = (batch_size / choices).max(1);
+    let rows = items.saturating_mul(choices).min(batch_size.max(1));
+    Held {
+        slots: items.saturating_add(rows).saturating_add(1),
+        capacity,
+        tokens: items.saturating_add(rows).saturating_mul(capacity).min(TOKENS),
+        logits: 3 * CHUNK,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn model() -> ModelConfig {
+        ModelConfig::from_json(&json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+            "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": true,
+        }))
+        .unwrap()
+    }
+
+    fn bytes(batch_size: usize, output: &str, more: serde_json::Value) -> u64 {
+        let mut task = json!({
+            "task": "t", "output_type": output, "doc_to_target": "a", "metadata": { "version": 1 },
+        });
+        task.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        pass_bytes(&model(), &serde_json::from_value(task).unwrap(), batch_size)
+    }
+
+    /// Of a token: keys and values of 3 layers, 2 heads and 16 features, in f32.
+    const CACHED: u64 = 2 * 3 * 2 * 16 * 4;
+
+    #[test]
+    fn beams_and_new_tokens_are_counted() {
+        let of = |beams: usize, new: usize| {
+            bytes(
+                8,
+                "generate_until",
+                json!({"generation_kwargs": {"num_beams": beams, "max_gen_toks": new}}),
+            )
+        };
+        assert_eq!(of(1, 200) - of(1, 100), 9 * 100 * CACHED);
+        // Two searches of four beams, each with the prompt's slot and two for each beam.
+        assert_eq!(of(4, 200) - of(4, 100), (1 + 2 * 9) * 100 * CACHED);
+        // More beams than the batch has rows are computed all the same.
+        assert!(of(4, 100) > of(1, 100) && of(32, 100) > of(16, 100));
+        assert_eq!(of(1, usize::MAX), of(1, 10_000), "no more than the context");
+    }
+
+    #[test]
+    fn choices_are_counted_up_to_the_batch() {
+        let of = |batch_size: usize, choices: usize| {
+            let choices = vec!["a"; choices];
+            bytes(batch_size, "multiple_choice", json!({ "doc_to_choice": choices }))
+        };
+        assert!(of(16, 2) > of(8, 2) && of(2, 2) > of(1, 2));
+        // An item with more is divided.
+        assert_eq!(of(16, 1000), of(16, 17));
+        let rolling = bytes(4, "loglikelihood_rolling", json!({}));
+        assert!(rolling > bytes(4, "loglikelihood", json!({})));
+    }
 }

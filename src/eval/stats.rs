@@ -19,9 +19,10 @@ pub fn sd(values: &[f64]) -> Option<f64> {
     (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt())
 }
 
-/// lm-eval's standard error of a mean: the sample standard deviation over sqrt(n); 0 for one value.
-pub fn stderr(values: &[f64]) -> f64 {
-    sd(values).map_or(0.0, |sd| sd / (values.len() as f64).sqrt())
+/// lm-eval's standard error of a mean: the sample standard deviation over sqrt(n); none for fewer than two
+/// values.
+pub fn stderr(values: &[f64]) -> Option<f64> {
+    sd(values).map(|sd| sd / (values.len() as f64).sqrt())
 }
 
 /// Wilson's 95 % interval of `successes` out of `n`.
@@ -43,14 +44,6 @@ pub fn t_interval(values: &[f64]) -> Option<(f64, f64)> {
     Some((mean(values) - half, mean(values) + half))
 }
 
-/// 95 % interval of the mean of paired differences, one an item, by a seeded bootstrap over items.
-pub fn bootstrap(differences: &[f64], resamples: usize) -> Option<(f64, f64)> {
-    bootstrap_of(differences.len(), resamples, |items| {
-        items.iter().map(|item| differences[*item]).sum::<f64>() / items.len() as f64
-    })
-    .map(|found| found.ci95)
-}
-
 /// What resampling says of a statistic.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bootstrap {
@@ -62,7 +55,7 @@ pub struct Bootstrap {
 
 /// Resamples `n` items with replacement, always in the same way for the same `n`; the statistic gets
 /// their numbers. None for fewer than two items.
-pub fn bootstrap_of(n: usize, resamples: usize, statistic: impl Fn(&[usize]) -> f64) -> Option<Bootstrap> {
+pub fn bootstrap(n: usize, resamples: usize, statistic: impl Fn(&[usize]) -> f64) -> Option<Bootstrap> {
     if n < 2 {
         return None;
     }
@@ -157,7 +150,8 @@ mod tests {
         assert!(close(sd(&[1.0, 2.0, 4.0]).unwrap(), (7.0f64 / 3.0).sqrt()));
         // scipy.stats.sem, scipy.stats.t.interval
         let values = [1.0, 2.0, 4.0, 8.0, 16.0];
-        assert!(close(stderr(&values), 2.727_636_339_397_171));
+        assert!(close(stderr(&values).unwrap(), 2.727_636_339_397_171));
+        assert_eq!(stderr(&values[..1]), None, "one value says nothing of the spread");
         let (low, high) = t_interval(&values).unwrap();
         assert!(close(low, -1.373_132_563_278_902_7) && close(high, 13.773_132_563_278_903), "{low} {high}");
         let (low, high) = wilson(1100, 1319);
@@ -211,15 +205,21 @@ mod tests {
     #[test]
     fn the_bootstrap_is_seeded_and_covers_the_mean() {
         let differences: Vec<f64> = (0..200).map(|i| if i % 4 == 0 { 1.0 } else { 0.0 }).collect();
-        let first = bootstrap(&differences, 2000).unwrap();
-        assert_eq!(Some(first), bootstrap(&differences, 2000));
-        assert!(first.0 < 0.25 && first.1 > 0.25 && first.1 - first.0 < 0.15, "{first:?}");
-        assert_eq!(bootstrap(&[0.0; 50], 100), Some((0.0, 0.0)));
+        let mean_of = |values: &[f64], items: &[usize]| {
+            mean(&items.iter().map(|item| values[*item]).collect::<Vec<_>>())
+        };
+        let of =
+            |values: &[f64], resamples| bootstrap(values.len(), resamples, |items| mean_of(values, items));
+        let first = of(&differences, 2000).unwrap();
+        assert_eq!(Some(first), of(&differences, 2000));
+        let (low, high) = first.ci95;
+        assert!(low < 0.25 && high > 0.25 && high - low < 0.15, "{first:?}");
+        assert_eq!(of(&[0.0; 50], 100), Some(Bootstrap { ci95: (0.0, 0.0), stderr: 0.0 }));
+        assert_eq!(of(&[0.5], 100), None);
         // scipy.stats.bootstrap(method="percentile"): 0.21 to 0.39, standard error 0.0457; scipy draws
         // other resamples.
         let values: Vec<f64> = (0..100).map(|i| f64::from(u8::from(i < 30))).collect();
-        let mean_of = |items: &[usize]| items.iter().map(|item| values[*item]).sum::<f64>() / 100.0;
-        let found = bootstrap_of(100, 20_000, mean_of).unwrap();
+        let found = of(&values, 20_000).unwrap();
         let ((low, high), error) = (found.ci95, found.stderr);
         assert!((low - 0.21).abs() < 0.011 && (high - 0.39).abs() < 0.011 && (error - 0.0457).abs() < 0.001);
     }

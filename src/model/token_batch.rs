@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::{KvCache, kernels::Place};
+use super::{KvCache, kernels::Places};
 
 /// Tokens for one forward pass: rows one after another, so that no padding is computed. Attention
 /// alone knows where rows begin.
@@ -19,7 +19,7 @@ pub struct TokenBatch {
     /// New tokens of each row.
     pub(super) rows: Vec<usize>,
     /// Where each row goes on; none without a cache.
-    pub(super) places: Option<Arc<[Place]>>,
+    pub(super) places: Option<Arc<Places>>,
 }
 
 impl TokenBatch {
@@ -46,7 +46,7 @@ impl TokenBatch {
                 .flat_map(|(slot, row)| std::iter::repeat_n(seen(*slot) + row.len(), row.len()))
                 .collect(),
             rows: rows.iter().map(|(_, row)| row.len()).collect(),
-            places: Some(rows.iter().map(|(slot, _)| cache.place(*slot)).collect()),
+            places: Some(Places::new(rows.iter().map(|(slot, _)| cache.place(*slot)).collect())),
         }
     }
 

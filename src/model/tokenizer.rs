@@ -1,5 +1,5 @@
 //! A model's tokenizer: `tokenizer.json` through the `tokenizers` crate, and which of its tokens
-//! begin, end or pad a text. Never assumes an id that no file names.
+//! begin or end a text. Never assumes an id that no file names.
 
 use std::path::Path;
 
@@ -25,8 +25,6 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     eos_text: Option<String>,
-    pad: Option<u32>,
-    unk: Option<u32>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -56,8 +54,6 @@ impl Tokenizer {
         let special = SpecialTokens::from_dir(dir)?;
         tokenizer.bos = tokenizer.id_of(Role::Bos, &special)?;
         tokenizer.eos = tokenizer.id_of(Role::Eos, &special)?;
-        tokenizer.pad = tokenizer.id_of(Role::Pad, &special)?;
-        tokenizer.unk = tokenizer.id_of(Role::Unk, &special)?;
         tokenizer.eos_text = tokenizer.eos.and_then(|id| tokenizer.inner.id_to_token(id));
         Ok(tokenizer)
     }
@@ -67,8 +63,8 @@ impl Tokenizer {
         if let Some(Named { file, token: text }) = special.text(role) {
             match (self.inner.token_to_id(text), role) {
                 (Some(id), _) => return Ok(Some(id)),
-                // Without these no row could end or be filled up; the others may be missing.
-                (None, Role::Eos | Role::Pad) => {
+                // Without it nothing would end; the others may be missing.
+                (None, Role::Eos) => {
                     return Err(hinted(
                         format!(
                             "`{file}` names `{}` `{text}`, which is not in `{TOKENIZER_FILE}`",
@@ -77,7 +73,7 @@ impl Tokenizer {
                         "take both files from the same model",
                     ));
                 }
-                (None, Role::Bos | Role::Unk) => {}
+                (None, _) => {}
             }
         }
         // Some published files name ids beyond the tokenizer; such an id ends nothing.
@@ -97,7 +93,7 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
         inner.with_padding(None);
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Self { inner, vocab_size, bos: None, eos: None, eos_text: None, pad: None, unk: None })
+        Ok(Self { inner, vocab_size, bos: None, eos: None, eos_text: None })
     }
 
     /// Token ids of a text, with the tokens around it that the model expects if asked for.
@@ -156,26 +152,6 @@ impl Tokenizer {
     /// The text of the token that ends a text.
     pub fn eos_token(&self) -> Option<&str> {
         self.eos_text.as_deref()
-    }
-
-    /// The token that stands for what the vocabulary cannot spell.
-    pub fn unk_token_id(&self) -> Option<u32> {
-        self.unk
-    }
-
-    /// The token that fills up short rows: the pad token, else the end token, else the unknown
-    /// token, else the beginning token. It is never attended to and never a label.
-    ///
-    /// # Errors
-    /// When the files name none of them.
-    pub fn pad_token_id(&self) -> anyhow::Result<u32> {
-        self.pad.or(self.eos).or(self.unk).or(self.bos).ok_or_else(|| {
-            hinted(
-                "no token can fill up short rows: the tokenizer's files name no pad, end, unknown or \
-                 beginning token",
-                "set `pad_token` or `eos_token` in its tokenizer_config.json",
-            )
-        })
     }
 
     /// Every id is below this.
@@ -238,25 +214,20 @@ mod tests {
         assert_eq!(tokenizer.decode(&ids, true).unwrap(), "aabab");
         assert_eq!(tokenizer.decode(&ids, false).unwrap(), "aabab<end>");
         assert_eq!((tokenizer.vocab_size(), tokenizer.eos_token_id()), (4, None));
-        // No file names a token to pad with, and none is made up.
-        assert!(tokenizer.pad_token_id().unwrap_err().to_string().contains("no token can fill up"));
     }
 
     #[test]
     fn special_tokens_come_from_the_nearest_file() {
-        let dir = folder(&[("config.json", json!({"eos_token_id": [1, 2], "pad_token_id": 0}))]);
+        let dir = folder(&[("config.json", json!({"eos_token_id": [1, 2]}))]);
         let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
-        assert_eq!(
-            (tokenizer.eos_token_id(), tokenizer.eos_token(), tokenizer.pad_token_id().unwrap()),
-            (Some(1), Some("b"), 0)
-        );
+        assert_eq!((tokenizer.eos_token_id(), tokenizer.eos_token()), (Some(1), Some("b")));
 
         let dir = folder(&[
             ("config.json", json!({"eos_token_id": 1})),
             ("tokenizer_config.json", json!({"eos_token": {"content": "<end>"}})),
         ]);
         let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
-        assert_eq!((tokenizer.eos_token_id(), tokenizer.pad_token_id().unwrap()), (Some(3), 3));
+        assert_eq!(tokenizer.eos_token_id(), Some(3));
 
         let dir = folder(&[("tokenizer_config.json", json!({"eos_token": "<none>"}))]);
         let message = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();

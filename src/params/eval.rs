@@ -137,12 +137,6 @@ impl TaskSpec {
         Some(task)
     }
 
-    /// Longest generation, in tokens; 0 where nothing is generated.
-    pub fn generation_limit(&self) -> usize {
-        let generates = |task: &TaskDefinition| task.output_type == OutputType::GenerateUntil;
-        self.resolve().filter(generates).map_or(0, |task| task.generation_kwargs.max_gen_toks)
-    }
-
     fn check(&self, place: &str) -> Vec<Problem> {
         let at = |field: &str| format!("{place}.{field}");
         let mut problems = Vec::new();
@@ -226,7 +220,7 @@ fn too_many_examples(field: impl Into<String>, shots: usize) -> Option<Problem> 
 
 impl StepParams for EvalParams {
     const KIND: &'static str = "eval";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str =
         "Score a base, an adapter or a moved adapter: generations, choices and log-likelihoods.";
 

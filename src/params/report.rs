@@ -64,7 +64,7 @@ fn default_over() -> String {
 
 impl StepParams for ReportParams {
     const KIND: &'static str = "report";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const LIST_FIELDS: &'static [&'static str] = &["results"];
     const ABOUT: &'static str =
         "Render evaluation results, their statistics and their provenance with a minijinja template.";

@@ -51,19 +51,20 @@ pub(super) fn compare(tables: &[TaskTable], baseline: &str) -> Vec<Comparison> {
     let mut out = Vec::new();
     for table in tables {
         let Some(base) = table.rows.iter().find(|row| row.label == baseline) else { continue };
-        let base_items = items(&base.samples, &table.metric);
+        let aggregation = MetricName::find(&table.metric).map_or(Aggregation::Mean, MetricName::aggregation);
+        let base_items = items(&base.samples, &table.metric, aggregation);
         for row in table.rows.iter().filter(|row| row.label != baseline) {
-            let other = items(&row.samples, &table.metric);
+            let other = items(&row.samples, &table.metric, aggregation);
             let pairs: Vec<(Score, Score)> = match (&base_items, &other) {
-                (Some(a), Some(b)) => a.iter().filter_map(|(id, a)| Some((*a, *b.get(id)?))).collect(),
+                (Some(a), Some(b)) => {
+                    a.iter().filter_map(|(id, a)| Some((a.clone(), b.get(id)?.clone()))).collect()
+                }
                 _ => Vec::new(),
             };
             let unpaired = table.share.then(|| {
                 let n = base.items.min(row.items) as usize;
                 stats::detectable_unpaired(base.mean, n)
             });
-            let aggregation =
-                MetricName::find(&table.metric).map_or(Aggregation::Mean, MetricName::aggregation);
             let paired = paired(&pairs, aggregation, base.n == 1 && row.n == 1);
             out.push(Comparison {
                 task: table.task.clone(),
@@ -99,10 +100,14 @@ fn correct(comparisons: &mut [Comparison]) {
     }
 }
 
-/// An item's score and its weight.
-type Score = (f64, f64);
+/// An item's score in each run, and its weight. Shares are averaged over the runs from the start.
+#[derive(Debug, Clone)]
+struct Score {
+    values: Vec<f64>,
+    weight: f64,
+}
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Paired {
     difference: Option<f64>,
     ci95: Option<(f64, f64)>,
@@ -116,17 +121,25 @@ fn paired(pairs: &[(Score, Score)], aggregation: Aggregation, binary: bool) -> P
     if pairs.is_empty() {
         return Paired::default();
     }
-    let difference_of = |places: &mut dyn Iterator<Item = usize>| {
-        let places: Vec<usize> = places.collect();
-        let base = aggregation.of(places.iter().map(|place| pairs[*place].0));
-        aggregation.of(places.iter().map(|place| pairs[*place].1)) - base
+    // The mean over the runs of what each comes to, as in the tables.
+    let mean = |side: fn(&(Score, Score)) -> &Score, places: &[usize]| {
+        let runs = side(&pairs[0]).values.len();
+        let of_run = |run: usize| {
+            aggregation.of(places.iter().map(|place| {
+                let score = side(&pairs[*place]);
+                (score.values[run], score.weight)
+            }))
+        };
+        (0..runs).map(of_run).sum::<f64>() / runs as f64
     };
-    let resampled = |places: &[usize]| difference_of(&mut places.iter().copied());
-    let found = stats::bootstrap_of(pairs.len(), RESAMPLES, resampled);
-    let difference = Some(difference_of(&mut (0..pairs.len())));
-    let ci95 = found.map(|found| found.ci95);
+    let difference_of = |places: &[usize]| mean(|pair| &pair.1, places) - mean(|pair| &pair.0, places);
+    let found = stats::bootstrap(pairs.len(), RESAMPLES, difference_of);
+    let difference = Some(difference_of(&(0..pairs.len()).collect::<Vec<_>>()));
+    // Of scores that are too large for a number, there is none.
+    let ci95 = found.map(|found| found.ci95).filter(|(low, high)| !low.is_nan() && !high.is_nan());
     // Tests of shares, and of log-likelihoods for what is made of them.
-    let differences: Vec<f64> = pairs.iter().map(|(base, row)| row.0 - base.0).collect();
+    let differences: Vec<f64> =
+        pairs.iter().map(|(base, row)| stats::mean(&row.values) - stats::mean(&base.values)).collect();
     let (p, test) = if binary && aggregation == Aggregation::Mean {
         let gained = differences.iter().filter(|difference| **difference > 0.0).count();
         let lost = differences.iter().filter(|difference| **difference < 0.0).count();
@@ -142,20 +155,21 @@ fn paired(pairs: &[(Score, Score)], aggregation: Aggregation, binary: bool) -> P
     Paired { difference, ci95, p: Some(p), test: Some(test), detectable }
 }
 
-/// Each item's score, averaged over the runs; none when a file is missing or the
-/// runs scored different items.
-fn items(samples: &[PathBuf], metric: &str) -> Option<BTreeMap<Item, Score>> {
+/// Each item's score in every run; none when a file is missing or the runs scored different items.
+fn items(samples: &[PathBuf], metric: &str, aggregation: Aggregation) -> Option<BTreeMap<Item, Score>> {
     let mut runs = samples.iter().map(|path| scores(path, metric));
-    let mut sum = runs.next()??;
+    let mut all = runs.next()??;
     for run in runs {
         let run = run?;
-        if !run.keys().eq(sum.keys()) {
+        if !run.keys().eq(all.keys()) {
             return None;
         }
-        sum.iter_mut().zip(run.values()).for_each(|((_, sum), score)| sum.0 += score.0);
+        all.values_mut().zip(run.into_values()).for_each(|(all, score)| all.values.extend(score.values));
     }
-    sum.values_mut().for_each(|score| score.0 /= samples.len() as f64);
-    Some(sum)
+    if aggregation == Aggregation::Mean {
+        all.values_mut().for_each(|score| score.values = vec![stats::mean(&score.values)]);
+    }
+    Some(all)
 }
 
 /// What makes two lines of sample files the same question, however it was asked.
@@ -172,7 +186,8 @@ fn scores(path: &Path, metric: &str) -> Option<BTreeMap<Item, Score>> {
             let score = sample.get(metric)?;
             let score = score.as_f64().map(|score| (score, 1.0));
             let pair = || serde_json::from_value(sample.get(metric)?.clone()).ok();
-            Some((item, score.or_else(pair)?))
+            let (value, weight) = score.or_else(pair)?;
+            Some((item, Score { values: vec![value], weight }))
         })
         .collect()
 }
@@ -180,6 +195,24 @@ fn scores(path: &Path, metric: &str) -> Option<BTreeMap<Item, Score>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn one(value: f64) -> Score {
+        Score { values: vec![value], weight: 1.0 }
+    }
+
+    /// Two runs of two items each: the perplexities are e^2 and e^4, and e^1 and e^1; their means stand in
+    /// the table, and not e^3.
+    #[test]
+    fn perplexities_are_averaged_over_runs_and_not_their_logarithms() {
+        let item = |base: [f64; 2]| (Score { values: base.to_vec(), weight: 1.0 }, one(-1.0));
+        let pairs = [item([-1.0, -4.0]), item([-3.0, -4.0])];
+        let found = paired(&pairs, Aggregation::Perplexity, false);
+        let expected = 1f64.exp() - (2f64.exp() + 4f64.exp()) / 2.0;
+        assert!((found.difference.unwrap() - expected).abs() < 1e-9, "{found:?} {expected}");
+        let overflowing = [item([-1000.0, -1.0]), item([-1000.0, -1.0])];
+        let found = paired(&overflowing, Aggregation::Perplexity, false);
+        assert_eq!(found.difference, Some(f64::NEG_INFINITY));
+    }
 
     #[test]
     fn right_and_wrong_are_tested_exactly_and_averages_by_signs() {
@@ -190,7 +223,7 @@ mod tests {
                 1..=7 => (0.0, 1.0),
                 _ => (1.0, 1.0),
             })
-            .map(|(base, row)| ((base, 1.0), (row, 1.0)))
+            .map(|(base, row)| (one(base), one(row)))
             .collect();
         let exact = paired(&pairs, Aggregation::Mean, true);
         assert_eq!(exact.test, Some("mcnemar"));

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::TaskTable;
+use super::{Row, TaskTable};
 
 const ROW: usize = 28;
 const LEFT: usize = 330;
@@ -54,7 +54,6 @@ fn draw(out: &mut String, table: &TaskTable, top: usize) {
     }
     for (index, row) in table.rows.iter().enumerate() {
         let y = top + TOP + ROW * index + ROW / 2;
-        let (low, high, mean) = (place(row.ci95.0), place(row.ci95.1), place(row.mean));
         let label: String = row.label.chars().take(48).collect();
         let _ = writeln!(
             out,
@@ -63,24 +62,33 @@ fn draw(out: &mut String, table: &TaskTable, top: usize) {
             y + 4,
             escape(&label)
         );
-        let _ = writeln!(
-            out,
-            "<line x1=\"{low:.1}\" y1=\"{y}\" x2=\"{high:.1}\" y2=\"{y}\" stroke=\"#1f5fa8\" stroke-width=\"2\"/>"
-        );
-        for value in &row.values {
+        if let Some((low, high)) = row.ci95 {
+            let (low, high) = (place(low), place(high));
+            let _ = writeln!(
+                out,
+                "<line x1=\"{low:.1}\" y1=\"{y}\" x2=\"{high:.1}\" y2=\"{y}\" stroke=\"#1f5fa8\" stroke-width=\"2\"/>"
+            );
+        }
+        // What is too large for a number is nowhere on the axis.
+        for value in row.values.iter().filter(|value| value.is_finite()) {
             let _ = writeln!(
                 out,
                 "<circle cx=\"{:.1}\" cy=\"{y}\" r=\"3\" fill=\"none\" stroke=\"#1f5fa8\"/>",
                 place(*value)
             );
         }
-        let _ = writeln!(out, "<circle cx=\"{mean:.1}\" cy=\"{y}\" r=\"5\" fill=\"#1f5fa8\"/>");
+        if row.mean.is_finite() {
+            let mean = place(row.mean);
+            let _ = writeln!(out, "<circle cx=\"{mean:.1}\" cy=\"{y}\" r=\"5\" fill=\"#1f5fa8\"/>");
+        }
     }
 }
 
 /// The end of the axis of a score without a largest value.
 fn largest(table: &TaskTable) -> f64 {
-    let values = table.rows.iter().flat_map(|row| row.values.iter().copied().chain([row.ci95.1]));
+    let of_row =
+        |row: &'_ Row| row.values.iter().copied().chain(row.ci95.map(|(_, high)| high)).collect::<Vec<_>>();
+    let values = table.rows.iter().flat_map(of_row);
     values.filter(|value| value.is_finite()).fold(f64::MIN_POSITIVE, f64::max)
 }
 

@@ -56,9 +56,13 @@ fn percent(value: f64) -> String {
     format!("{:.1}", 100.0 * value)
 }
 
-/// A share in %, or another score as it is.
+/// A share in %, or another score as it is; there is none between two that are both too large for a number.
 fn score(value: f64, share: bool) -> String {
-    if share { percent(value) } else { format!("{value:.3}") }
+    match (value.is_nan(), share) {
+        (true, _) => "–".to_owned(),
+        (_, true) => percent(value),
+        (_, false) => format!("{value:.3}"),
+    }
 }
 
 fn tex(text: String) -> String {
@@ -92,6 +96,9 @@ mod tests {
     #[test]
     fn filters_escape_for_their_format() {
         assert_eq!(with("{{ x | cell }} {{ n | percent }} {{ n | fixed(2) }}").unwrap(), "a\\|b c 12.5 0.12");
+        let scores =
+            [score(0.125, true), score(12.5, false), score(f64::INFINITY, false), score(f64::NAN, false)];
+        assert_eq!(scores, ["12.5", "12.500", "inf", "–"]);
         assert_eq!(tex("50% of a_b & \\".to_owned()), "50\\% of a\\_b \\& \\textbackslash{}");
         let html = Template { name: "a.html.j2", text: "{{ x }}" };
         assert_eq!(render(&html, &json!({ "x": "<b>" })).unwrap(), "&lt;b&gt;");

@@ -32,7 +32,8 @@ pub(super) fn signatures(tables: &[TaskTable]) -> Vec<String> {
             let home = rows.iter().find(|row| !adapters.is_empty() && self::adapters(row, false) == adapters);
             let Some(home) = home else { continue };
             // Not by chance: the intervals lie apart.
-            if moved.mean < KEPT * home.mean && moved.ci95.1 < home.ci95.0 {
+            let apart = moved.ci95.zip(home.ci95).is_some_and(|(moved, home)| moved.1 < home.0);
+            if moved.mean < KEPT * home.mean && apart {
                 out.push(format!(
                     "{task}: `{}` fell from {:.1} to {:.1} on its way from `{}`: this adapter does not survive \
                      the update; train with higher `pc` and `pi`, or re-tune",
@@ -87,7 +88,7 @@ mod tests {
             sd: Some(sd),
             n: 3,
             items: 100,
-            ci95: (mean - 0.05, mean + 0.05),
+            ci95: Some((mean - 0.05, mean + 0.05)),
             ci_kind: "t",
             unparsed: 0,
             truncated: 0,

@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use burn::tensor::Device;
 
-use super::{Input, model_input::load_base};
-use crate::{
-    digest::Digest,
-    model::{Decoder, Tokenizer},
-    params::Dtype,
+use super::{
+    Input,
+    model_input::{OpenedBase, open_base},
 };
+use crate::{digest::Digest, model::Decoder, params::Dtype};
 
 /// The base that was loaded last, if it is kept.
 #[derive(Default)]
@@ -21,41 +20,57 @@ struct Loaded {
     digest: Digest,
     device: Device,
     dtype: Dtype,
+    opened: Arc<OpenedBase>,
     model: Decoder,
-    tokenizer: Arc<Tokenizer>,
 }
 
-/// A base without an adapter. Its tensors may be shared with others.
+/// A base's network without an adapter. Its tensors may be shared with others.
 pub(super) struct Bare {
     pub(super) model: Decoder,
-    pub(super) tokenizer: Arc<Tokenizer>,
     /// Whether it was there already.
     pub(super) kept: bool,
 }
 
 impl Bases {
-    /// The base of this artifact.
+    /// What there is to know of a base before its weights are loaded.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged.
+    pub(super) fn open(&self, base: &Input) -> anyhow::Result<Arc<OpenedBase>> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = last.as_ref().filter(|loaded| loaded.digest == base.digest) {
+            return Ok(Arc::clone(&loaded.opened));
+        }
+        drop(last);
+        open_base(&base.path).map(Arc::new).with_context(|| format!("cannot load base `{}`", base.node))
+    }
+
+    /// The network of a base that [`Self::open`] gave.
     ///
     /// # Errors
     /// When it must be loaded and cannot be.
-    pub(super) fn get(&self, base: &Input, device: &Device, dtype: Dtype) -> anyhow::Result<Bare> {
+    pub(super) fn get(
+        &self,
+        base: &Input,
+        opened: &Arc<OpenedBase>,
+        device: &Device,
+        dtype: Dtype,
+    ) -> anyhow::Result<Bare> {
         // Held while loading: another step that waits for the same base gets it.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |loaded: &&Loaded| {
             loaded.digest == base.digest && loaded.device == *device && loaded.dtype == dtype
         };
-        if let Some(Loaded { model, tokenizer, .. }) = last.as_ref().filter(fits) {
-            return Ok(Bare { model: model.clone(), tokenizer: Arc::clone(tokenizer), kept: true });
+        if let Some(Loaded { model, .. }) = last.as_ref().filter(fits) {
+            return Ok(Bare { model: model.clone(), kept: true });
         }
         // Not two at a time.
         *last = None;
-        let (model, tokenizer) = load_base(&base.path, device, dtype)
-            .with_context(|| format!("cannot load base `{}`", base.node))?;
-        let tokenizer = Arc::new(tokenizer);
-        let bare = Bare { model: model.clone(), tokenizer: Arc::clone(&tokenizer), kept: false };
-        let (digest, device) = (base.digest.clone(), device.clone());
-        *last = Some(Loaded { digest, device, dtype, model, tokenizer });
-        Ok(bare)
+        let model =
+            opened.load(device, dtype).with_context(|| format!("cannot load base `{}`", base.node))?;
+        let (digest, device, opened) = (base.digest.clone(), device.clone(), Arc::clone(opened));
+        *last = Some(Loaded { digest, device, dtype, opened, model: model.clone() });
+        Ok(Bare { model, kept: false })
     }
 
     /// Lets it go.

@@ -1,10 +1,6 @@
 //! From the artifact that `model:` names to a loaded model.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, path::Path, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use burn::tensor::Device;
@@ -14,79 +10,86 @@ use super::{Input, StepContext, bases::Bare};
 use crate::{
     digest::Digest,
     error::hinted,
-    model::{BaseFolder, Decoder, ModelConfig, Tokenizer},
+    model::{BaseFolder, Decoder, ModelConfig, Tokenizer, WeightSource},
     params::Dtype,
     peft::Adapter,
 };
 
-/// A model ready to run, and what it is made of.
-pub(super) struct LoadedModel {
-    /// The network, with the adapter attached.
-    pub model: Decoder,
-    /// The base's tokenizer.
-    pub tokenizer: Arc<Tokenizer>,
-    /// The base's shape.
+/// A base whose files were checked, and of which nothing but the weights is still to be read.
+pub(super) struct OpenedBase {
+    /// Its shape.
     pub config: ModelConfig,
-    /// The base's folder.
-    pub base_path: PathBuf,
-    /// Content digest of the base's artifact.
-    pub base_digest: Digest,
-    /// The adapter's `evergraft.json`.
-    pub adapter: Option<Value>,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    weights: Box<dyn WeightSource>,
 }
 
-/// A base's network and tokenizer.
-pub(crate) fn load_base(
-    folder: &Path,
-    device: &Device,
-    dtype: Dtype,
-) -> anyhow::Result<(Decoder, Tokenizer)> {
-    let base = BaseFolder::open(folder)?;
-    let tokenizer = base.tokenizer.ok_or_else(|| {
+impl OpenedBase {
+    /// Reads the weights.
+    pub(super) fn load(&self, device: &Device, dtype: Dtype) -> anyhow::Result<Decoder> {
+        Decoder::load(&self.config, self.weights.as_ref(), device, dtype)
+    }
+}
+
+/// Opens a base that has a tokenizer.
+///
+/// # Errors
+/// When a file is missing or damaged.
+pub(super) fn open_base(folder: &Path) -> anyhow::Result<OpenedBase> {
+    let BaseFolder { config, weights, tokenizer } = BaseFolder::open(folder)?;
+    let tokenizer = tokenizer.ok_or_else(|| {
         hinted(
             "the base has no tokenizer",
             "put a `tokenizer.json` beside its weights, or set `tokenizer:` in its step",
         )
     })?;
-    Ok((Decoder::load(&base.config, base.weights.as_ref(), device, dtype)?, tokenizer))
+    Ok(OpenedBase { config, tokenizer, weights })
 }
 
-/// Loads a bare base, a trained adapter on its own base, or a moved adapter on its new one.
-///
-/// # Errors
-/// When the artifact is of another kind, a file is damaged, or the adapter does not fit.
-pub(super) fn load_for_eval(
-    input: &Arc<Input>,
-    device: &Device,
-    dtype: Dtype,
-    ctx: &StepContext,
-) -> anyhow::Result<LoadedModel> {
-    let (base, adapter) = match input.kind.as_str() {
-        "base" | "pretrain" | "merge" => (Arc::clone(input), None),
-        "train" | "adapter" | "swap" => {
-            let lineage = read_lineage(&input.path)?;
-            let base = adapter_base(input, &lineage)?;
-            (base, Some(lineage))
+/// What an evaluation is of, before its weights are loaded: a bare base, a trained adapter on its own
+/// base, or a moved adapter on its new one.
+pub(super) struct Evaluated {
+    /// The base's shape and tokenizer.
+    pub opened: Arc<OpenedBase>,
+    /// The base.
+    pub base: Arc<Input>,
+    /// The adapter's `evergraft.json`.
+    pub adapter: Option<Value>,
+    input: Arc<Input>,
+}
+
+impl Evaluated {
+    /// Opens what `model:` names.
+    ///
+    /// # Errors
+    /// When the artifact is of another kind, or a file of the base is missing or damaged.
+    pub(super) fn open(input: &Arc<Input>, ctx: &StepContext) -> anyhow::Result<Self> {
+        let (base, adapter) = match input.kind.as_str() {
+            "base" | "pretrain" | "merge" => (Arc::clone(input), None),
+            "train" | "adapter" | "swap" => {
+                let lineage = read_lineage(&input.path)?;
+                (adapter_base(input, &lineage)?, Some(lineage))
+            }
+            kind => bail!("`{}` is a `{kind}` step, which holds no model", input.node),
+        };
+        let opened = ctx.bases.open(&base)?;
+        Ok(Self { opened, base, adapter, input: Arc::clone(input) })
+    }
+
+    /// The network, with the adapter attached.
+    ///
+    /// # Errors
+    /// When a file is damaged, or the adapter does not fit.
+    pub(super) fn load(&self, device: &Device, dtype: Dtype, ctx: &StepContext) -> anyhow::Result<Decoder> {
+        let Bare { mut model, kept } = ctx.bases.get(&self.base, &self.opened, device, dtype)?;
+        let already = if kept { " already" } else { "" };
+        ctx.log(format_args!("base `{}` is loaded{already}", self.base.node));
+        if self.adapter.is_some() {
+            Adapter::load(&mut model, &self.input.path)
+                .with_context(|| format!("cannot attach the adapter of `{}`", self.input.node))?;
         }
-        kind => bail!("`{}` is a `{kind}` step, which holds no model", input.node),
-    };
-    let Bare { mut model, tokenizer, kept } = ctx.bases.get(&base, device, dtype)?;
-    if kept {
-        ctx.log(format_args!("base `{}` is loaded already", base.node));
+        Ok(model)
     }
-    if adapter.is_some() {
-        Adapter::load(&mut model, &input.path)
-            .with_context(|| format!("cannot attach the adapter of `{}`", input.node))?;
-    }
-    let config = model.config.clone();
-    Ok(LoadedModel {
-        model,
-        tokenizer,
-        config,
-        base_path: base.path.clone(),
-        base_digest: base.digest.clone(),
-        adapter,
-    })
 }
 
 /// An adapter folder's `evergraft.json`.

@@ -3,18 +3,27 @@
 use std::{fs, io::Read as _, path::Path, sync::Arc};
 
 use anyhow::{Context as _, ensure};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{Input, StepContext};
 use crate::{
     params::ReportParams,
-    report::{ReportContext, Template, plot_svg, render, without_axis},
+    report::{ReportContext, TaskTable, Template, plot_svg, render, without_axis},
 };
 
 const SHIPPED: &str = include_str!("../../templates/report.md.j2");
 const TEX_TABLE: &str = include_str!("../../templates/table.tex.j2");
 /// Longest template that is read.
 const MAX_TEMPLATE: u64 = 1 << 20;
+
+/// The variables of the template of one table.
+#[derive(Serialize)]
+struct OneTable<'r> {
+    title: &'r str,
+    evergraft: &'r str,
+    table: &'r TaskTable,
+}
 
 pub(crate) fn run(params: &ReportParams, ctx: &StepContext) -> anyhow::Result<()> {
     let results =
@@ -60,8 +69,8 @@ pub(crate) fn run(params: &ReportParams, ctx: &StepContext) -> anyhow::Result<()
     fs::create_dir(ctx.out.join("tables")).context("cannot make `tables`")?;
     let tex = Template { name: "table.tex.j2", text: TEX_TABLE };
     for table in &context.tables {
-        let values = json!({ "title": context.title, "evergraft": context.evergraft, "table": table });
-        write(ctx, &format!("tables/{}.tex", table.task), &render(&tex, &values)?)?;
+        let one = OneTable { title: &context.title, evergraft: context.evergraft, table };
+        write(ctx, &format!("tables/{}.tex", table.task), &render(&tex, &one)?)?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{StepContext, held_out, held_out::Rows, metrics, model_input::load_base, onlooker::Onlooker};
+use super::{StepContext, held_out, held_out::Rows, metrics, model_input::open_base, onlooker::Onlooker};
 use crate::{
     device,
     params::TrainParams,
@@ -12,7 +12,8 @@ use crate::{
 
 pub(crate) fn run(params: &TrainParams, ctx: &StepContext) -> anyhow::Result<()> {
     let base = ctx.input(&params.base)?;
-    let (mut model, _) = load_base(&base.path, &device::resolve(params.device)?.autodiff(), params.dtype)?;
+    let device = device::resolve(params.device)?.autodiff();
+    let mut model = open_base(&base.path)?.load(&device, params.dtype)?;
     let (eval_tokens, split) = (params.eval_tokens.as_ref(), params.validation_split);
     let rows = Rows::open(ctx, &model, &params.tokens, eval_tokens, split)?;
     let adapter = Adapter::new(&params.adapter);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use burn::tensor::{Device, Tensor};
 use evergraft::{
-    eval::{Choices, GenerateOptions, Sampling, Score, generate, log_likelihoods},
+    eval::{Choices, GenerateOptions, Sampling, Score, generate, log_likelihoods, shared_prefix},
     model::{Decoder, TokenBatch, Untouched},
 };
 
@@ -176,6 +176,51 @@ fn log_likelihoods_are_those_of_whole_sequences() {
     });
 }
 
+/// An item's choices are read in passes of the batch's size, and of a bounded number of tokens.
+#[test]
+fn choices_that_take_many_passes_score_as_each_alone() {
+    let model = tiny::decoder(2, &Device::flex());
+    let choice = |n: u32, length: u32| (0..length).map(|at| (at * 13 + n * 7) % 40).collect::<Vec<u32>>();
+    let long: Vec<Vec<u32>> = (0..110).map(|n| choice(n, 40 + n % 9)).collect();
+    assert!(long.iter().map(Vec::len).sum::<usize>() > 4096, "more than a pass reads");
+    let items = [
+        Choices { context: choice(3, 9), continuations: (0..7).map(|n| choice(n, 1 + n)).collect() },
+        Choices { context: choice(5, 11), continuations: long },
+        Choices { context: choice(8, 2), continuations: vec![choice(1, 3)] },
+    ];
+    // With what the contexts have in common computed apart, a last bit may be another.
+    let scored = |items: &[Choices], batch_size: usize| {
+        let (mut passes, mut found) = (0, vec![Vec::new(); items.len()]);
+        let count = &mut || {
+            passes += 1;
+            Ok(())
+        };
+        log_likelihoods(&model, items, batch_size, Some(0), count, &mut |index, scores| {
+            found[index] = scores.to_vec();
+            Ok(())
+        })
+        .unwrap();
+        (found, passes)
+    };
+    let alone: Vec<Vec<Score>> = (items.iter())
+        .map(|item| {
+            let context = &item.context;
+            let apart = item
+                .continuations
+                .iter()
+                .map(|choice| Choices { context: context.clone(), continuations: vec![choice.clone()] });
+            scored(&apart.collect::<Vec<_>>(), 4).0.concat()
+        })
+        .collect();
+    for batch_size in [1, 3, 16, 1000] {
+        let (found, passes) = scored(&items, batch_size);
+        assert_eq!(found, alone, "batch size {batch_size}");
+        // One for a group's contexts, and then at least one for so many choices.
+        let least = 2 + (110_usize).div_ceil(batch_size).max(2);
+        assert!(passes >= least, "batch size {batch_size}: {passes} passes");
+    }
+}
+
 #[test]
 fn what_cannot_be_computed_is_named() {
     let mut model = tiny::decoder(2, &Device::flex());
@@ -255,8 +300,12 @@ fn beams_do_not_depend_on_their_neighbours_and_are_better_than_none() {
         let options = GenerateOptions { max_new_tokens: 9, ..Default::default() };
         let greedy = run(&model, &prompts, &options);
         let with_beams = GenerateOptions { beams: 3, batch_size: 7, ..options };
+        assert_eq!(shared_prefix(&model, prompts.iter().map(Vec::as_slice)), 4);
         let found = run(&model, &prompts, &with_beams);
         assert_eq!(found, alone(&model, &prompts, &with_beams));
+        // What all prompts begin with is computed once, or not.
+        let apart = GenerateOptions { prefix: Some(0), ..with_beams.clone() };
+        assert_eq!(found, run(&model, &prompts, &apart));
         let better = |(at, prompt): (usize, &Vec<u32>)| {
             mean(&model, prompt, &found[at]) - mean(&model, prompt, &greedy[at])
         };

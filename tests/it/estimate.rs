@@ -64,6 +64,42 @@ fn half_precision_on_flex_counts_the_widened_matrix() {
     assert_eq!(half + 2 * parameter_count(&shape), whole + 4 * largest_matrix(&shape));
 }
 
+/// Weights, and what a pass takes: more for more beams, and the task that takes most counts.
+#[test]
+fn an_evaluation_holds_weights_and_a_pass() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny");
+    let evaluation = |more: &str, tasks: &[(&str, usize)]| {
+        let space = space();
+        let names: Vec<&str> = tasks.iter().map(|(name, _)| *name).collect();
+        let recipe = space.read("recipe.yaml")
+            + &format!(
+                "  scores: {{ uses: eval, with: {{ model: \"${{{{ steps.old }}}}\", device: flex{more}, tasks: [{}] }} }}\n",
+                names.join(", ")
+            );
+        space.write("recipe.yaml", recipe);
+        for (name, beams) in tasks {
+            let data = tiny.join("test.jsonl.gz").display().to_string();
+            space.write(
+                name,
+                format!(
+                    "task: t{beams}\ndataset_path: json\ndataset_kwargs: {{ data_files: {{ test: {data} }} }}\n\
+                     test_split: test\noutput_type: generate_until\ndoc_to_text: instruction\ndoc_to_target: output\n\
+                     generation_kwargs: {{ num_beams: {beams}, max_gen_toks: 16 }}\nmetadata: {{ version: 1 }}\n"
+                ),
+            );
+        }
+        of(&memory(&space, &["plan", "recipe.yaml"]), "scores").unwrap()
+    };
+    let (one, eight) = (("one.yaml", 1), ("eight.yaml", 8));
+    let greedy = evaluation("", &[one]);
+    let shape = shape();
+    assert!(greedy > 4 * parameter_count(&shape));
+    assert!(evaluation("", &[eight]) > greedy);
+    assert_eq!(evaluation("", &[one, eight]), evaluation("", &[eight]));
+    // `flex` reads weights in half precision as they are.
+    assert_eq!(evaluation(", dtype: bf16", &[one]), greedy - 2 * parameter_count(&shape));
+}
+
 #[test]
 fn a_selected_step_is_estimated_from_those_before_it() {
     let space = space();

@@ -215,6 +215,10 @@ fn a_killed_evaluation_goes_on_and_gives_the_same_bytes() {
     assert_eq!(fs::read_dir(space.path().join("cache/steps-v1/checkpoints")).unwrap().count(), 0);
 }
 
+fn is_loaded(space: &Space) -> bool {
+    space.read("outputs/tasks/latest/steps/scores/log.txt").contains("base `old` is loaded")
+}
+
 #[test]
 fn bad_rows_are_named_with_their_task() {
     let space = space("[tasks/chosen.yaml]", 3);
@@ -233,6 +237,7 @@ fn bad_rows_are_named_with_their_task() {
         let ran = space.expect(1, &["run"]);
         let told = ran.stderr.contains("in task `chosen`") && ran.stderr.contains(words);
         assert!(told && !ran.stderr.contains("panicked"), "{row}: {}", ran.stderr);
+        assert!(!is_loaded(&space), "{row}: nothing is loaded before the rows are known to be right");
     }
     space.write("tasks/rows/test.jsonl", &good);
     space.write("recipe.yaml", recipe("[{ task: tasks/chosen.yaml, num_fewshot: 3 }]"));
@@ -241,6 +246,7 @@ fn bad_rows_are_named_with_their_task() {
     assert!(ran.stderr.contains(words), "{}", ran.stderr);
     space.write("recipe.yaml", recipe("[{ task: tasks/chosen.yaml, num_fewshot: 2 }]"));
     space.expect(0, &["run"]);
+    assert!(is_loaded(&space));
     // A longer prompt than the model takes is cut and counted; a longer answer is an error.
     space.write("tasks/rows/test.jsonl", good.replacen("Name", &"Name ".repeat(400), 1));
     space.write("recipe.yaml", recipe("[tasks/chosen.yaml]"));
@@ -375,6 +381,50 @@ fn log_likelihoods_are_sums_of_log_probabilities() {
                 assert_eq!(score.is_greedy, greedy);
             }
         }
+    }
+}
+
+/// Of a long target the perplexity is larger than any number, and of one row nothing tells how far it
+/// spreads; the report says so instead of failing.
+#[test]
+fn a_perplexity_that_overflows_is_reported() {
+    let task = "[{ task: tasks/long.yaml, name: long }]";
+    let space = space(task, 1);
+    let task = CHOOSE
+        .replace("multiple_choice", "loglikelihood")
+        .replace("doc_to_choice: [red, green, \"dark blue\"]\n", "")
+        .replace("task: chosen", "task: long")
+        .replace(
+            "{ metric: acc }, { metric: acc_norm }, { metric: acc_bytes }, { metric: exact_match }",
+            METRICS,
+        );
+    const METRICS: &str = "{ metric: perplexity }, { metric: token_perplexity }, { metric: acc }";
+    space.write("tasks/long.yaml", task);
+    let target = "zq".repeat(120);
+    let row = format!("{{\"question\": \"Q\", \"colour\": \"{target}\"}}\n");
+    space.write("tasks/rows/test.jsonl", &row);
+    let report = "  report: { uses: report, with: { results: \"${{ steps.scores }}\" } }\n";
+    space.write("recipe.yaml", space.read("recipe.yaml") + report);
+    let report =
+        || fs::read_to_string(space.path().join("outputs/tasks/latest/steps/report/artifact/report.md"));
+    for (rows, shown) in [(1, "| inf | – | 1 | – | 1 | inf |"), (2, "| inf | – | 1 | inf–inf * | 2 | inf |")]
+    {
+        space.write("tasks/rows/test.jsonl", row.repeat(rows));
+        let ran = space.expect(0, &["run"]);
+        assert!(
+            ran.stderr.contains("task `long`: perplexity is larger than the largest number"),
+            "{}",
+            ran.stderr
+        );
+        let table = &results(&space)["results"]["long"];
+        assert_eq!(table.get("perplexity,none"), Some(&Value::Null));
+        assert!(table["token_perplexity,none"].as_f64().unwrap() > 1.0);
+        let single = rows == 1;
+        assert_eq!(table["acc_stderr,none"].is_null(), single, "one item has no standard error");
+        assert_eq!(table["token_perplexity_ci95,none"].is_null(), single);
+        assert!(table["acc_ci95,none"][1].as_f64().unwrap() > 0.0, "Wilson's is for one item too");
+        let report = report().unwrap();
+        assert!(report.contains(shown), "{report}");
     }
 }
 

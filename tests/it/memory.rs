@@ -10,7 +10,7 @@ use evergraft::{
         BaseFolder, Decoder, KvCache, ModelConfig, TokenBatch, Untouched, WeightSource, expected_tensors,
         parameter_count, write_model,
     },
-    params::{Dtype, OptimizerParams, TransPeftParams},
+    params::{Dtype, OptimizerParams, TransPeftParams, shipped_task},
     peft::Adapter,
     train::{self, Subject, Trainer, Update},
 };
@@ -181,7 +181,11 @@ fn estimates_of_absurd_numbers_do_not_overflow() {
     let config = ModelConfig::from_json(&config).unwrap();
     for rows in [1 << 60, usize::MAX] {
         assert_eq!(train::pass_bytes(&config, rows, usize::MAX, 0, false), u64::MAX);
-        assert_eq!(eval::pass_bytes(&config, rows, usize::MAX), u64::MAX);
+        let mut beams = shipped_task("gsm8k").unwrap().clone();
+        (beams.generation_kwargs.max_gen_toks, beams.generation_kwargs.num_beams) = (usize::MAX, 4);
+        for task in [&beams, shipped_task("gsm8k").unwrap(), shipped_task("arc_e_choices").unwrap()] {
+            assert_eq!(eval::pass_bytes(&config, task, rows), u64::MAX);
+        }
     }
     assert_eq!(train::state_bytes(u64::MAX), u64::MAX);
 }

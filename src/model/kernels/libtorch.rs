@@ -4,7 +4,7 @@ use burn::backend::LibTorch;
 use burn_tch::TchTensor;
 use tch::{Kind, Tensor};
 
-use super::{Segments, Turn, Update, passes::Passes, portable};
+use super::{CachedRows, Copied, Segments, Turn, Update, passes::Passes, portable};
 
 impl Passes for LibTorch {
     fn attention_forward(inputs: [TchTensor; 3], rows: &Segments) -> TchTensor {
@@ -104,6 +104,34 @@ impl Passes for LibTorch {
         TchTensor::new(turned.view(whole.as_slice()))
     }
 
+    fn appended(cache: TchTensor, new: TchTensor, rows: &CachedRows) -> TchTensor {
+        let Segments { kv_heads, head_dim, .. } = rows.shape;
+        let at = rows.places.once(None, || Written::new(rows, new.tensor.device()));
+        let new = new.tensor.reshape([-1, kv_heads as i64, head_dim as i64]);
+        let at = [Some(&at.slots.tensor), None, Some(&at.places.tensor)];
+        cache.unary_ops(
+            |mut cache| cache.index_put_(&at, &new, false),
+            |cache| cache.index_put(&at, &new, false),
+        )
+    }
+
+    /// As many tokens of each slot as the longest has: what lies behind a slot's own is never read.
+    fn copied(cache: TchTensor, copies: &[Copied]) -> TchTensor {
+        let tokens = copies.iter().map(|copied| copied.tokens as i64).max().unwrap_or(0);
+        let device = cache.tensor.device();
+        let column = |of: fn(&Copied) -> usize| {
+            let slots: Vec<i64> = copies.iter().map(|copied| of(copied) as i64).collect();
+            Tensor::from_slice(&slots).to_device(device)
+        };
+        let to = column(|copied| copied.to);
+        let part = cache.tensor.narrow(2, 0, tokens).index_select(0, &column(|copied| copied.from));
+        let write = |cache: Tensor| {
+            let _ = cache.narrow(2, 0, tokens).index_copy_(0, &to, &part);
+            cache
+        };
+        cache.unary_ops(write, |cache| write(cache.copy()))
+    }
+
     fn probability_error(log_p: TchTensor, targets: &[usize], denominator: f32) -> TchTensor {
         let targets: Vec<i64> = targets.iter().map(|target| *target as i64).collect();
         let targets = Tensor::from_slice(&targets).to_device(log_p.tensor.device()).unsqueeze(1);
@@ -111,6 +139,24 @@ impl Passes for LibTorch {
         let minus_one = Tensor::full_like(&targets, -1.0).to_kind(error.kind());
         let mut error = error.scatter_add_(1, &targets, &minus_one);
         TchTensor::new(error.g_mul_scalar_(1.0 / f64::from(denominator)))
+    }
+}
+
+/// Where the new tokens of a pass go in a cache.
+struct Written {
+    slots: TchTensor,
+    /// In their slots.
+    places: TchTensor,
+}
+
+impl Written {
+    fn new(rows: &CachedRows, device: tch::Device) -> Self {
+        let tokens = rows.places.iter().zip(&rows.shape.lengths).flat_map(|(place, &new)| {
+            (place.past..place.past + new).map(move |at| (place.slot as i64, at as i64))
+        });
+        let (slots, places): (Vec<i64>, Vec<i64>) = tokens.unzip();
+        let column = |values: Vec<i64>| TchTensor::new(Tensor::from_slice(&values).to_device(device));
+        Self { slots: column(slots), places: column(places) }
     }
 }
 

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{
     Update,
     matmul::{Threads, View, product},
-    skinny,
+    skinny::{self, Weight},
 };
 
 /// Sizes of a linear layer on some tokens.
@@ -30,14 +30,13 @@ pub(super) fn forward(sizes: Sizes, x: &[f32], weight: &[f32]) -> Vec<f32> {
 }
 
 /// The same, each token by itself.
-pub(super) fn alone(sizes: Sizes, x: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(super) fn alone<W: Weight>(sizes: Sizes, x: &[f32], weight: &[W]) -> Vec<f32> {
     skinny::product(x, weight, [sizes.tokens, sizes.into, sizes.out])
 }
 
-/// `x W^T + scale * (x A^T) B^T`, each token by itself.
-pub(super) fn alone_adapted(sizes: Sizes, scale: f32, [x, weight, a, b]: [&[f32]; 4]) -> Vec<f32> {
+/// Adds `scale * (x A^T) B^T` to `y`, each token by itself.
+pub(super) fn adapt_alone(sizes: Sizes, scale: f32, mut y: Vec<f32>, [x, a, b]: [&[f32]; 3]) -> Vec<f32> {
     let Sizes { tokens, into, out, rank } = sizes;
-    let mut y = alone(sizes, x, weight);
     let low = skinny::product(x, a, [tokens, into, rank]);
     let update = skinny::product(&low, b, [tokens, rank, out]);
     y.par_iter_mut().zip(&update).for_each(|(y, update)| *y += scale * update);

@@ -16,6 +16,7 @@ mod linear;
 mod matmul;
 mod norm;
 mod passes;
+mod places;
 mod portable;
 mod rotate;
 mod skinny;
@@ -40,6 +41,7 @@ use burn::{
     tensor::Tensor,
 };
 use passes::Passes;
+pub(crate) use places::{Place, Places};
 
 use super::{Dropout, Products};
 
@@ -63,23 +65,12 @@ pub(crate) struct Segments {
 }
 
 /// Rows whose earlier keys and values lie in a cache of `[slots, kv_heads, capacity, head_dim]`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct CachedRows {
     /// Of the new tokens.
     pub shape: Segments,
     /// One for each row.
-    pub places: Arc<[Place]>,
-}
-
-/// Where a row's keys and values lie.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Of its oldest tokens, which it shares with other rows: slot, and how many of its tokens.
-    pub shared: Vec<(usize, usize)>,
-    /// The row's own slot.
-    pub slot: usize,
-    /// Tokens already there.
-    pub past: usize,
+    pub places: Arc<Places>,
 }
 
 /// A slot whose first tokens another one gets.

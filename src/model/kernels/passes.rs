@@ -6,6 +6,7 @@ use burn::{
     tensor::{DType, TensorData},
 };
 use burn_flex::FlexTensor;
+use half::{bf16, f16};
 
 use super::{
     CachedRows, Copied, Segments, Turn, Update, attention, cached_attention, cached_portable, linear, norm,
@@ -143,6 +144,17 @@ fn sizes(tokens: usize, weight: &FlexTensor, rank: usize) -> linear::Sizes {
     linear::Sizes { tokens, into, out, rank }
 }
 
+/// `x W^T`, each token by itself. A weight in half precision is read as it is.
+fn alone(sizes: linear::Sizes, x: &[f32], weight: FlexTensor) -> Vec<f32> {
+    const DENSE: &str = "a dense tensor of this format";
+    let weight = weight.to_contiguous();
+    match weight.dtype() {
+        DType::BF16 => linear::alone(sizes, x, weight.as_slice::<bf16>().expect(DENSE)),
+        DType::F16 => linear::alone(sizes, x, weight.as_slice::<f16>().expect(DENSE)),
+        _ => linear::alone(sizes, x, weight.as_slice::<f32>().expect(DENSE)),
+    }
+}
+
 impl Passes for Flex {
     fn attention_forward(inputs: [FlexTensor; 3], rows: &Segments) -> FlexTensor {
         let shape = shape_of(&inputs[0]);
@@ -176,7 +188,7 @@ impl Passes for Flex {
 
     fn linear_alone(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let sizes = sizes(shape_of(&x)[0], &weight, 0);
-        let [y] = on_values([x, weight], [[sizes.tokens, sizes.out]], |[x, w]| [linear::alone(sizes, x, w)]);
+        let [y] = on_values([x], [[sizes.tokens, sizes.out]], |[x]| [alone(sizes, x, weight)]);
         y
     }
 
@@ -204,8 +216,11 @@ impl Passes for Flex {
             return output;
         }
         let sizes = sizes(shape_of(x)[0], weight, shape_of(a)[0]);
-        let kernel = |values: [&[f32]; 4]| [linear::alone_adapted(sizes, update.scale, values)];
-        let [y] = on_values(inputs, [[sizes.tokens, sizes.out]], kernel);
+        let [x, weight, a, b] = inputs;
+        let kernel = |[x, a, b]: [&[f32]; 3]| {
+            [linear::adapt_alone(sizes, update.scale, alone(sizes, x, weight), [x, a, b])]
+        };
+        let [y] = on_values([x, a, b], [[sizes.tokens, sizes.out]], kernel);
         y
     }
 

@@ -10,7 +10,7 @@ use burn::{
 use super::{Segments, Turn, Update};
 
 /// Added to scores that must not be seen; far below any score, yet finite.
-const HIDDEN: f32 = -1e9;
+pub(super) const HIDDEN: f32 = -1e9;
 
 /// One row's queries, keys and values, the query heads of a key head stacked along the sequence.
 ///
@@ -23,7 +23,7 @@ struct Row<B: Backend> {
 }
 
 /// Rows `start..start + length` of `[tokens, heads * head_dim]` as `[kv_heads, group * length, head_dim]`.
-pub(super) fn stacked<B: Backend>(
+fn stacked<B: Backend>(
     all: &FloatTensor<B>,
     start: usize,
     length: usize,
@@ -38,7 +38,7 @@ pub(super) fn stacked<B: Backend>(
 }
 
 /// The inverse of [`stacked`].
-pub(super) fn unstacked<B: Backend>(
+fn unstacked<B: Backend>(
     part: FloatTensor<B>,
     length: usize,
     group: usize,
@@ -89,19 +89,12 @@ impl<B: Backend> Row<B> {
     }
 }
 
-/// What the last `queries` tokens of a row of `keys` see: `[1, 1, queries, keys]`, to add to the scores.
-pub(super) fn mask<B: Backend>(
-    queries: usize,
-    keys: usize,
-    shape: &Segments,
-    device: &B::Device,
-) -> FloatTensor<B> {
-    let sees = |query: usize, key: usize| {
-        let place = keys - queries + query;
-        key <= place && shape.window.is_none_or(|window| place - key < window)
-    };
-    let mask = (0..queries * keys).map(|at| if sees(at / keys, at % keys) { 0.0 } else { HIDDEN });
-    B::float_from_data(TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, queries, keys]), device)
+/// What each token of a row sees: `[1, 1, length, length]`, to add to the scores.
+fn mask<B: Backend>(length: usize, shape: &Segments, device: &B::Device) -> FloatTensor<B> {
+    let sees =
+        |query: usize, key: usize| key <= query && shape.window.is_none_or(|window| query - key < window);
+    let mask = (0..length * length).map(|at| if sees(at / length, at % length) { 0.0 } else { HIDDEN });
+    B::float_from_data(TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, length, length]), device)
 }
 
 fn each_row<B: Backend>(
@@ -112,7 +105,7 @@ fn each_row<B: Backend>(
     let mut start = 0;
     let (mut masks, device) = (BTreeMap::new(), inputs[0].device());
     for &length in &shape.lengths {
-        let mask = masks.entry(length).or_insert_with(|| mask::<B>(length, length, shape, &device)).clone();
+        let mask = masks.entry(length).or_insert_with(|| mask::<B>(length, shape, &device)).clone();
         f(Row::new(inputs, start, length, shape), mask, start, length);
         start += length;
     }

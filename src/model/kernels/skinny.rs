@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16, slice::HalfFloatSliceExt as _};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -22,11 +23,57 @@ const SHARE: usize = 512;
 /// Values of tokens that are worked on together: a core's own cache holds them.
 const NEAR: usize = 1 << 17;
 
+/// A number format that weights are in. Sums are made in f32 whatever it is.
+pub(super) trait Weight: Copy + Sync {
+    /// Values that a row needs to be widened.
+    fn room(into: usize) -> usize;
+
+    /// A row in f32, widened into that room where it has to be.
+    fn row<'r>(row: &'r [Self], room: &'r mut [f32]) -> &'r [f32];
+}
+
+impl Weight for f32 {
+    fn room(_into: usize) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn row<'r>(row: &'r [Self], _room: &'r mut [f32]) -> &'r [f32] {
+        row
+    }
+}
+
+impl Weight for bf16 {
+    fn room(into: usize) -> usize {
+        into
+    }
+
+    #[inline(always)]
+    fn row<'r>(row: &'r [Self], room: &'r mut [f32]) -> &'r [f32] {
+        // The upper half of an f32.
+        room.iter_mut()
+            .zip(row)
+            .for_each(|(wide, half)| *wide = f32::from_bits(u32::from(half.to_bits()) << 16));
+        room
+    }
+}
+
+impl Weight for f16 {
+    fn room(into: usize) -> usize {
+        into
+    }
+
+    fn row<'r>(row: &'r [Self], room: &'r mut [f32]) -> &'r [f32] {
+        row.convert_to_f32_slice(room);
+        room
+    }
+}
+
 /// `x W^T`.
 ///
 /// # Shapes
 /// `x` is `[tokens, into]`, `weight` `[out, into]`, the result `[tokens, out]`.
-pub(super) fn product(x: &[f32], weight: &[f32], [tokens, into, out]: [usize; 3]) -> Vec<f32> {
+pub(super) fn product<W: Weight>(x: &[f32], weight: &[W], [tokens, into, out]: [usize; 3]) -> Vec<f32> {
     let mut y = vec![0.0; tokens * out];
     if tokens * into * out == 0 {
         return y;
@@ -74,9 +121,9 @@ fn panels(x: &[f32], tokens: usize, into: usize, lanes: usize) -> Vec<f32> {
 }
 
 /// One thread's share of a product.
-struct Share<'a> {
+struct Share<'a, W> {
     panels: &'a [f32],
-    weight: &'a [f32],
+    weight: &'a [W],
     into: usize,
     /// For each token, its columns.
     out: Vec<&'a mut [f32]>,
@@ -89,7 +136,7 @@ struct Rows {
     step: usize,
 }
 
-impl WithSimd for Share<'_> {
+impl<W: Weight> WithSimd for Share<'_, W> {
     type Output = ();
 
     #[inline(always)]
@@ -98,6 +145,8 @@ impl WithSimd for Share<'_> {
         let panels = self.out.len().div_ceil(S::F32_LANES);
         let near = (NEAR / (S::F32_LANES * self.into)).max(1).next_multiple_of(3);
         let blocks = rows / ROWS;
+        // A core's own cache holds the rows that are worked on, so that memory is read as it is.
+        let mut room = vec![0.0; ROWS * W::room(self.into)];
         for first in (0..panels).step_by(near) {
             let panels = first..panels.min(first + near);
             for block in 0..blocks {
@@ -108,32 +157,45 @@ impl WithSimd for Share<'_> {
                     1 => Rows { first: block, step: blocks },
                     _ => Rows { first: block * ROWS, step: 1 },
                 };
-                self.tiles::<S, ROWS>(simd, panels.clone(), rows);
+                self.tiles::<S, ROWS>(simd, panels.clone(), rows, &mut room);
             }
             for row in blocks * ROWS..rows {
-                self.tiles::<S, 1>(simd, panels.clone(), Rows { first: row, step: 1 });
+                self.tiles::<S, 1>(simd, panels.clone(), Rows { first: row, step: 1 }, &mut room);
             }
         }
     }
 }
 
-impl Share<'_> {
+impl<W: Weight> Share<'_, W> {
     #[inline(always)]
-    fn tiles<S: Simd, const R: usize>(&mut self, simd: S, panels: Range<usize>, rows: Rows) {
+    fn tiles<S: Simd, const R: usize>(
+        &mut self,
+        simd: S,
+        panels: Range<usize>,
+        rows: Rows,
+        mut room: &mut [f32],
+    ) {
+        let (weight, into) = (self.weight, self.into);
+        let weights: [&[f32]; R] = std::array::from_fn(|row| {
+            let start = (rows.first + row * rows.step) * into;
+            let (own, others) = std::mem::take(&mut room).split_at_mut(W::room(into));
+            room = others;
+            W::row(&weight[start..start + into], own)
+        });
         let mut panel = panels.start;
         while panel < panels.end {
             // Three at a time keep both units busy, two are better than two times one.
             match panels.end - panel {
                 1 => {
-                    self.tile::<S, R, 1>(simd, panel, rows);
+                    self.tile::<S, R, 1>(simd, panel, rows, weights);
                     panel += 1;
                 }
                 2 | 4 => {
-                    self.tile::<S, R, 2>(simd, panel, rows);
+                    self.tile::<S, R, 2>(simd, panel, rows, weights);
                     panel += 2;
                 }
                 _ => {
-                    self.tile::<S, R, 3>(simd, panel, rows);
+                    self.tile::<S, R, 3>(simd, panel, rows, weights);
                     panel += 3;
                 }
             }
@@ -142,15 +204,17 @@ impl Share<'_> {
 
     /// The product of `P` panels, from `panel` on, with `R` rows of the weight.
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const P: usize>(&mut self, simd: S, panel: usize, rows: Rows) {
+    fn tile<S: Simd, const R: usize, const P: usize>(
+        &mut self,
+        simd: S,
+        panel: usize,
+        rows: Rows,
+        weights: [&[f32]; R],
+    ) {
         let (lanes, into) = (S::F32_LANES, self.into);
         let panels: [&[S::f32s]; P] = std::array::from_fn(|p| {
             let start = (panel + p) * into * lanes;
             S::as_simd_f32s(&self.panels[start..start + into * lanes]).0
-        });
-        let weights: [&[f32]; R] = std::array::from_fn(|row| {
-            let start = (rows.first + row * rows.step) * into;
-            &self.weight[start..start + into]
         });
         let sums = sums(simd, panels, weights);
         for p in 0..P {
@@ -227,5 +291,22 @@ mod tests {
             }
         }
         assert!(product(&[], &values(1, 6), [0, 2, 3]).is_empty());
+    }
+
+    /// One row, a block, several panels; and numbers that are special in half precision.
+    #[test]
+    fn half_weights_are_those_numbers_in_f32() {
+        for (tokens, into, out) in [(1, 7, 3), (1, 64, 40), (16, 33, 8), (70, 33, 19), (2, 20_000, 9)] {
+            let (x, mut weight) = (values(1, tokens * into), values(2, into * out));
+            weight[0] = 1e-40;
+            weight[1] = -6e-8;
+            let shape = [tokens, into, out];
+            let in_bf16: Vec<bf16> = weight.iter().map(|w| bf16::from_f32(*w)).collect();
+            let wide: Vec<f32> = in_bf16.iter().map(|w| w.to_f32()).collect();
+            assert_eq!(product(&x, &in_bf16, shape), product(&x, &wide, shape));
+            let in_f16: Vec<f16> = weight.iter().map(|w| f16::from_f32(*w)).collect();
+            let wide: Vec<f32> = in_f16.iter().map(|w| w.to_f32()).collect();
+            assert_eq!(product(&x, &in_f16, shape), product(&x, &wide, shape));
+        }
     }
 }

@@ -307,74 +307,72 @@ fn softmax_and_its_error() {
 }
 
 /// The last tokens of each row, the earlier ones lying in a cache, those of the second row partly in the
-/// slot of another.
+/// slot of another; the third row is short enough to be computed with the others, or too long.
 #[test]
 fn attention_to_a_cache() {
-    let (heads, kv_heads, head_dim, capacity) = (6, 2, 8, 90);
-    for (window, softcap) in [(None, None), (Some(7), None), (Some(40), Some(1.5))] {
-        let shape = |lengths: Vec<usize>| Segments {
-            lengths,
-            heads,
-            kv_heads,
-            head_dim,
-            scale: 0.35,
-            softcap,
-            window,
-        };
-        // Slot 0 holds 20 tokens; one row goes on in it, another in slot 1 behind them, one is new.
-        let places = |shared: bool, past: [usize; 3]| -> Arc<[Place]> {
-            let second = if shared { vec![(0, 20)] } else { Vec::new() };
-            let places = [(Vec::new(), 0), (second, 1), (Vec::new(), 2)];
-            let places = places.into_iter().zip(past);
-            places.map(|((shared, slot), past)| Place { shared, slot, past }).collect()
-        };
-        let passes = [
-            CachedRows { shape: shape(vec![20, 0, 0]), places: places(false, [0, 0, 0]) },
-            CachedRows { shape: shape(vec![0, 5, 0]), places: places(true, [0, 0, 0]) },
-            CachedRows { shape: shape(vec![1, 3, 70]), places: places(true, [20, 5, 0]) },
-        ];
-        let tokens = [20, 5, 74];
-        let inputs = |pass: usize| {
-            let seed = 10 * pass;
-            let widths = [heads, kv_heads, kv_heads].map(|heads| heads * head_dim);
-            [0, 1, 2].map(|at| flex(seed + at, [tokens[pass], widths[at]]))
-        };
-        let zeros = || FlexTensor::from_data(TensorData::zeros::<f32, _>([3, kv_heads, capacity, head_dim]));
-        let (mut ours, mut plain) = ([zeros(), zeros()], [zeros(), zeros()]);
-        let mut last = None;
-        for (pass, rows) in passes.iter().enumerate() {
-            let [q, k, v] = inputs(pass);
-            let [keys, values] = ours;
-            ours = [Flex::appended(keys, k.clone(), rows), Flex::appended(values, v.clone(), rows)];
-            let [keys, values] = plain;
-            plain = [
-                cached_portable::append::<Flex>(keys, k, rows),
-                cached_portable::append::<Flex>(values, v, rows),
-            ];
-            let found = read(Flex::attended(q.clone(), ours.clone(), rows));
-            if rows.shape.lengths.iter().all(|length| *length > 0) {
-                close(
-                    "portable, cached",
-                    &read(cached_portable::attention::<Flex>(q, plain.clone(), rows)),
-                    &found,
-                );
-            }
-            last = Some(found);
+    for third in [1, 70, 600] {
+        for (window, softcap) in [(None, None), (Some(7), None), (Some(40), Some(1.5))] {
+            attention_to_a_cache_of(third, window, softcap);
         }
-        // The same rows as wholes.
-        let all: [Values; 3] = std::array::from_fn(|at| {
-            let parts = [0, 1, 2].map(|pass| read(inputs(pass)[at].clone()));
-            let width = parts[0].len() / tokens[0];
-            let rows = [&parts[0][..], &parts[2][..width], &parts[0][..], &parts[1][..], &parts[2][width..]];
-            rows.concat()
-        });
-        let total = 21 + 28 + 70;
-        let [q, k, v] = all.map(|values| {
-            FlexTensor::from_data(TensorData::new(values.clone(), [total, values.len() / total]))
-        });
-        let whole = read(Flex::attention_forward([q, k, v], &shape(vec![21, 28, 70])));
-        let width = heads * head_dim;
-        let expected = [&whole[20 * width..21 * width], &whole[(21 + 25) * width..]].concat();
-        close("cached", &last.unwrap(), &expected);
     }
+}
+
+fn attention_to_a_cache_of(third: usize, window: Option<usize>, softcap: Option<f32>) {
+    let (heads, kv_heads, head_dim, capacity) = (6, 2, 8, third + 30);
+    let shape =
+        |lengths: Vec<usize>| Segments { lengths, heads, kv_heads, head_dim, scale: 0.35, softcap, window };
+    // Slot 0 holds 20 tokens; one row goes on in it, another in slot 1 behind them, one is new.
+    let places = |shared: bool, past: [usize; 3]| -> Arc<Places> {
+        let second = if shared { vec![(0, 20)] } else { Vec::new() };
+        let places = [(Vec::new(), 0), (second, 1), (Vec::new(), 2)];
+        let places = places.into_iter().zip(past);
+        Places::new(places.map(|((shared, slot), past)| Place { shared, slot, past }).collect())
+    };
+    let passes = [
+        CachedRows { shape: shape(vec![20, 0, 0]), places: places(false, [0, 0, 0]) },
+        CachedRows { shape: shape(vec![0, 5, 0]), places: places(true, [0, 0, 0]) },
+        CachedRows { shape: shape(vec![1, 3, third]), places: places(true, [20, 5, 0]) },
+    ];
+    let tokens = [20, 5, 4 + third];
+    let inputs = |pass: usize| {
+        let seed = 10 * pass;
+        let widths = [heads, kv_heads, kv_heads].map(|heads| heads * head_dim);
+        [0, 1, 2].map(|at| flex(seed + at, [tokens[pass], widths[at]]))
+    };
+    let zeros = || FlexTensor::from_data(TensorData::zeros::<f32, _>([3, kv_heads, capacity, head_dim]));
+    let (mut ours, mut plain) = ([zeros(), zeros()], [zeros(), zeros()]);
+    let mut last = None;
+    for (pass, rows) in passes.iter().enumerate() {
+        let [q, k, v] = inputs(pass);
+        let [keys, values] = ours;
+        ours = [Flex::appended(keys, k.clone(), rows), Flex::appended(values, v.clone(), rows)];
+        let [keys, values] = plain;
+        plain = [
+            cached_portable::append::<Flex>(keys, k, rows),
+            cached_portable::append::<Flex>(values, v, rows),
+        ];
+        let found = read(Flex::attended(q.clone(), ours.clone(), rows));
+        if rows.shape.lengths.iter().all(|length| *length > 0) {
+            close(
+                "portable, cached",
+                &read(cached_portable::attention::<Flex>(q, plain.clone(), rows)),
+                &found,
+            );
+        }
+        last = Some(found);
+    }
+    // The same rows as wholes.
+    let all: [Values; 3] = std::array::from_fn(|at| {
+        let parts = [0, 1, 2].map(|pass| read(inputs(pass)[at].clone()));
+        let width = parts[0].len() / tokens[0];
+        let rows = [&parts[0][..], &parts[2][..width], &parts[0][..], &parts[1][..], &parts[2][width..]];
+        rows.concat()
+    });
+    let total = 21 + 28 + third;
+    let [q, k, v] = all
+        .map(|values| FlexTensor::from_data(TensorData::new(values.clone(), [total, values.len() / total])));
+    let whole = read(Flex::attention_forward([q, k, v], &shape(vec![21, 28, third])));
+    let width = heads * head_dim;
+    let expected = [&whole[20 * width..21 * width], &whole[(21 + 25) * width..]].concat();
+    close("cached", &last.unwrap(), &expected);
 }

@@ -105,6 +105,12 @@ impl Results {
             table[format!("{metric}_stderr,{filter}")] = json!(stderr);
             table[format!("{metric}_ci95,{filter}")] = json!(ci95);
             better[metric] = json!(scorer.metric.is_share());
+            if !value.is_finite() {
+                ctx.warn(format_args!(
+                    "task `{name}`: {metric} is larger than the largest number, so it is `null` in the results; \
+                     a metric of shorter pieces, or `bits_per_byte`, has one"
+                ));
+            }
             ctx.log(format_args!("{name}: {} {value:.4} over {} items", scorer.key, items.len()));
         }
         let mut unparsed = json!({});
@@ -143,15 +149,15 @@ fn prompt_digest(docs: &[Doc]) -> Digest {
     Digest::of_bytes(&serde_json::to_vec(&asked).expect("texts are plain data"))
 }
 
-/// Standard error and 95 % interval of a task's score.
+/// Standard error and 95 % interval of a task's score, as far as its items tell.
 fn spread(scorer: &Scorer, items: &[ItemScore]) -> (Option<f64>, Option<(f64, f64)>) {
     if scorer.metric.is_share() {
         let values: Vec<f64> = items.iter().map(|item| item.value).collect();
         let right = items.iter().filter(|item| item.value > 0.5).count();
-        return (Some(stats::stderr(&values)), Some(stats::wilson(right, items.len())));
+        return (stats::stderr(&values), Some(stats::wilson(right, items.len())));
     }
     let drawn = |places: &[usize]| scorer.aggregate(places.iter().map(|place| items[*place]));
-    let found = stats::bootstrap_of(items.len(), RESAMPLES, drawn);
+    let found = stats::bootstrap(items.len(), RESAMPLES, drawn);
     (found.map(|found| found.stderr), found.map(|found| found.ci95))
 }
 

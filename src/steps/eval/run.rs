@@ -1,5 +1,5 @@
 //! The order of an evaluation: every task's rows are read and rendered first, so that a mistake in the
-//! last one costs no hour; then the model works, task by task.
+//! last one costs no hour; then the model is loaded and works, task by task.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +24,7 @@ use crate::{
     steps::{
         Input, StepContext,
         dataset::rows_of,
-        model_input::{LoadedModel, load_for_eval},
+        model_input::{Evaluated, OpenedBase},
     },
 };
 
@@ -37,12 +37,12 @@ const BORDER: usize = 4;
 
 pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> {
     let device = device::resolve(params.device)?;
-    let loaded = load_for_eval(ctx.input(&params.model)?, &device, params.dtype, ctx)?;
-    let trained_with = trained_prompt(ctx.input(&params.model)?, loaded.adapter.as_ref());
+    let evaluated = Evaluated::open(ctx.input(&params.model)?, ctx)?;
+    let trained_with = trained_prompt(ctx.input(&params.model)?, evaluated.adapter.as_ref());
     let mut asked = Vec::new();
     for spec in &params.tasks {
         let task =
-            Asked::new(spec, params, ctx, &loaded).with_context(|| format!("in task `{}`", spec.name))?;
+            Asked::new(spec, params, ctx, &evaluated).with_context(|| format!("in task `{}`", spec.name))?;
         task.warn(trained_with, ctx);
         asked.push(task);
     }
@@ -51,6 +51,7 @@ pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> 
         let answers = Answers::open(ctx.checkpoints, task.name())?;
         work.push((task, answers));
     }
+    let model = evaluated.load(&device, params.dtype, ctx)?;
     ctx.progress.begin(Some(work.iter().map(|(task, _)| task.docs.len() as u64).sum()), "samples");
     let mut done = 0;
     let mut results = Results::default();
@@ -63,15 +64,16 @@ pub(crate) fn run(params: &EvalParams, ctx: &StepContext) -> anyhow::Result<()> 
             ctx.log(&message);
             ctx.progress.note(&message);
         }
-        let asking = Asking { loaded: &loaded, batch_size: params.batch_size, ctx, done };
+        let asking =
+            Asking { model: &model, base: &evaluated.opened, batch_size: params.batch_size, ctx, done };
         task.answer(&asking, answers).with_context(context)?;
         done += task.docs.len() as u64;
         results.add(&task.about(), &task.docs, answers, ctx).with_context(context)?;
     }
     let evergraft = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "base_digest": loaded.base_digest,
-        "adapter": loaded.adapter,
+        "base_digest": evaluated.base.digest,
+        "adapter": evaluated.adapter,
     });
     ctx.write_json("results.json", &results.finish(evergraft))
 }
@@ -93,7 +95,8 @@ fn name_row(error: anyhow::Error, rows: &[usize]) -> anyhow::Error {
 
 /// Who is asked, and how.
 struct Asking<'a> {
-    loaded: &'a LoadedModel,
+    model: &'a Decoder,
+    base: &'a OpenedBase,
     batch_size: usize,
     ctx: &'a StepContext<'a>,
     /// Items of the tasks before.
@@ -117,8 +120,9 @@ impl<'a> Asked<'a> {
         spec: &'a TaskSpec,
         params: &'a EvalParams,
         ctx: &StepContext,
-        loaded: &LoadedModel,
+        evaluated: &Evaluated,
     ) -> anyhow::Result<Self> {
+        let OpenedBase { config, tokenizer, .. } = &*evaluated.opened;
         let definition = spec.resolve().context("the task is not known")?;
         let task = Task::new(definition, spec.prompt)?;
         let (in_chat, system) = match spec.prompt {
@@ -126,7 +130,7 @@ impl<'a> Asked<'a> {
             _ => (params.apply_chat_template, params.system_instruction.as_ref()),
         };
         let chat =
-            in_chat.then(|| Chat::new(&loaded.base_path, &loaded.tokenizer, system.cloned())).transpose()?;
+            in_chat.then(|| Chat::new(&evaluated.base.path, tokenizer, system.cloned())).transpose()?;
         let rows = |step: Option<&ArtifactRef>, file: Option<usize>| -> anyhow::Result<Option<Vec<Row>>> {
             match (step, file.and_then(|file| params.task_data.get(file))) {
                 (Some(step), _) => rows_of(&ctx.input(step)?.path).map(Some),
@@ -147,7 +151,7 @@ impl<'a> Asked<'a> {
         asked.truncate(params.limit.unwrap_or(usize::MAX));
         let maker = Maker {
             task: &task,
-            tokenizer: &loaded.tokenizer,
+            tokenizer,
             chat: chat.as_ref(),
             examples: Examples {
                 rows: &pool,
@@ -155,7 +159,7 @@ impl<'a> Asked<'a> {
                 count: num_fewshot,
                 seed: params.fewshot_seed,
             },
-            context: loaded.model.max_positions(),
+            context: config.max_positions(),
         };
         let (docs, truncated) = maker.docs(&asked)?;
         Ok(Self { spec, task, docs, rows_in_dataset, truncated, num_fewshot, chat, system })
@@ -212,7 +216,7 @@ impl<'a> Asked<'a> {
     }
 
     fn generate(&self, asking: &Asking, answers: &mut Answers) -> anyhow::Result<()> {
-        let Asking { loaded, batch_size, ctx, done } = *asking;
+        let Asking { model, base, batch_size, ctx, done } = *asking;
         let wanted = &self.task.definition.generation_kwargs;
         let until = &wanted.until;
         // A stop string is found in so many last tokens, as a token is no less than a byte.
@@ -220,7 +224,7 @@ impl<'a> Asked<'a> {
         let stop = |new: &[u32]| {
             let last = &new[new.len().saturating_sub(tail)..];
             !until.is_empty()
-                && loaded
+                && base
                     .tokenizer
                     .decode(last, true)
                     .is_ok_and(|text| until.iter().any(|stop| text.contains(stop.as_str())))
@@ -228,8 +232,8 @@ impl<'a> Asked<'a> {
         let options = GenerateOptions {
             max_new_tokens: wanted.max_gen_toks,
             batch_size,
-            prefix: Some(self.prefix(&loaded.model)),
-            stop_token_ids: self.stop_token_ids(loaded, ctx),
+            prefix: Some(self.prefix(model)),
+            stop_token_ids: self.stop_token_ids(base, ctx),
             stop: &stop,
             sampling: wanted.samples().then(|| Sampling {
                 temperature: wanted.temperature.unwrap_or(1.0),
@@ -250,8 +254,8 @@ impl<'a> Asked<'a> {
             })
             .collect();
         let (numbers, prompts): (Vec<usize>, Vec<Vec<u32>>) = left.into_iter().unzip();
-        generate(&loaded.model, &prompts, &options, &mut || ctx.cancel.check(), &mut |place, tokens| {
-            let text = loaded.tokenizer.decode(tokens, true)?;
+        generate(model, &prompts, &options, &mut || ctx.cancel.check(), &mut |place, tokens| {
+            let text = base.tokenizer.decode(tokens, true)?;
             let text = cut_at_stop_string(&text, until).to_owned();
             answers.add(vec![(numbers[place], Answer::Generation(text))])?;
             ctx.progress.update(done + answers.count() as u64, self.name());
@@ -261,9 +265,9 @@ impl<'a> Asked<'a> {
     }
 
     /// The tokens that end a generation.
-    fn stop_token_ids(&self, loaded: &LoadedModel, ctx: &StepContext) -> Vec<u32> {
-        let mut stops = loaded.config.eos_token_ids.clone();
-        stops.extend(loaded.tokenizer.eos_token_id());
+    fn stop_token_ids(&self, base: &OpenedBase, ctx: &StepContext) -> Vec<u32> {
+        let mut stops = base.config.eos_token_ids.clone();
+        stops.extend(base.tokenizer.eos_token_id());
         stops.extend(self.chat.as_ref().and_then(Chat::end_token_id));
         if stops.is_empty() {
             ctx.warn(format_args!(
@@ -276,8 +280,8 @@ impl<'a> Asked<'a> {
     }
 
     fn score(&self, asking: &Asking, answers: &mut Answers) -> anyhow::Result<()> {
-        let Asking { loaded, batch_size, ctx, done } = *asking;
-        let prefix = Some(self.prefix(&loaded.model));
+        let Asking { model, batch_size, ctx, done, .. } = *asking;
+        let prefix = Some(self.prefix(model));
         for group in self.groups(batch_size) {
             if group.iter().all(|(doc_id, _)| answers.get(*doc_id).is_some()) {
                 continue;
@@ -288,7 +292,7 @@ impl<'a> Asked<'a> {
                 group.iter().flat_map(|(doc_id, parts)| parts.iter().map(|_| *doc_id)).collect();
             let mut found = vec![Vec::new(); items.len()];
             let check = &mut || ctx.cancel.check();
-            log_likelihoods(&loaded.model, &items, batch_size, prefix, check, &mut |place, scores| {
+            log_likelihoods(model, &items, batch_size, prefix, check, &mut |place, scores| {
                 found[place] = scores.to_vec();
                 Ok(())
             })

@@ -51,11 +51,7 @@ pub(crate) fn estimates(plan: &Plan, states: &[(NodeIndex, NodeStatus)]) -> BTre
 }
 
 /// The memory that a step takes whose inputs are there.
-pub(crate) fn memory(
-    plan: &Plan,
-    index: NodeIndex,
-    inputs: &BTreeMap<String, Arc<Input>>,
-) -> Option<u64> {
+pub(crate) fn memory(plan: &Plan, index: NodeIndex, inputs: &BTreeMap<String, Arc<Input>>) -> Option<u64> {
     if !ESTIMATED.contains(&plan.graph[index].kind.name) {
         return None;
     }

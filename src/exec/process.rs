@@ -91,7 +91,8 @@ impl Process {
     /// # Errors
     /// When the request cannot be written as JSON.
     pub(super) fn tell(&self, request: &Request) -> anyhow::Result<()> {
-        let line = serde_json::to_string(request).context("cannot tell the step's process what to do")? + "\n";
+        let line =
+            serde_json::to_string(request).context("cannot tell the step's process what to do")? + "\n";
         if let Some(orders) = &self.orders {
             let _ = orders.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
         }

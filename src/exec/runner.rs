@@ -329,8 +329,7 @@ impl Runner<'_> {
 
 /// Runs it; a panic is an error too.
 fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|panic| Err(Error::Defect(panic_text(panic.as_ref()))))
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(Error::Defect(panic_text(panic.as_ref()))))
 }
 
 fn failure(job: &Job, error: Error, log: Vec<u8>) -> Failure {

@@ -452,7 +452,8 @@ impl<'a> Dispatcher<'a> {
     /// Nothing that needs a lost step can run.
     fn lose_those_after(&mut self, index: NodeIndex, because: &str) {
         let after = self.plan.descendants(index);
-        let places: BTreeSet<usize> = after.iter().filter_map(|next| self.places.get(next)).copied().collect();
+        let places: BTreeSet<usize> =
+            after.iter().filter_map(|next| self.places.get(next)).copied().collect();
         for place in places {
             if self.open.remove(&place) {
                 self.skip(self.order[place], because.to_owned());

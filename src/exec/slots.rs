@@ -104,7 +104,8 @@ fn gib(bytes: u64) -> String {
 fn memory() -> u64 {
     let info = rustix::system::sysinfo();
     let machine = info.totalram.saturating_mul(u64::from(info.mem_unit));
-    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    let limit =
+        fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
     limit.map_or(machine, |limit: u64| limit.min(machine))
 }
 
@@ -204,7 +205,8 @@ impl<'c> Slots<'c> {
         let lacks = Reserved {
             cpus: demand.cpus > self.cpus || (demand.cpus > 0 && reserved.cpus),
             mem: demand.mem > self.mem || (demand.mem > 0 && reserved.mem),
-            cards: cards.is_none() || (cards.as_ref().is_some_and(|cards| !cards.is_empty()) && reserved.cards),
+            cards: cards.is_none()
+                || (cards.as_ref().is_some_and(|cards| !cards.is_empty()) && reserved.cards),
             everything: reserved.everything || self.alone || (alone && self.steps > 0),
         };
         let Some(places) = cards.filter(|_| !lacks.any()) else {

@@ -63,8 +63,7 @@ impl RunSummary {
     /// The steps that took longest in this run, with their seconds.
     pub(super) fn slowest(&self) -> Vec<(String, f64)> {
         let ran = self.steps.iter().filter(|step| step.state == "executed");
-        let mut times: Vec<_> =
-            ran.filter_map(|step| Some((step.step.clone(), step.seconds?))).collect();
+        let mut times: Vec<_> = ran.filter_map(|step| Some((step.step.clone(), step.seconds?))).collect();
         times.sort_by(|a, b| b.1.total_cmp(&a.1));
         times.truncate(SLOWEST);
         times

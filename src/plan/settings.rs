@@ -37,8 +37,12 @@ impl std::str::FromStr for Resources {
             let (name, value) = part.split_once('=').ok_or_else(|| format!("`{part}` has no `=`"))?;
             let count = || value.trim().parse::<u32>().ok();
             match name.trim() {
-                "cpus" => out.cpus = Some(count().filter(|cpus| *cpus > 0).ok_or("`cpus` is a number from 1")?),
-                "gpu" => out.gpu = Some(count().filter(|gpu| *gpu <= 1024).ok_or("`gpu` is a number from 0")?),
+                "cpus" => {
+                    out.cpus = Some(count().filter(|cpus| *cpus > 0).ok_or("`cpus` is a number from 1")?)
+                }
+                "gpu" => {
+                    out.gpu = Some(count().filter(|gpu| *gpu <= 1024).ok_or("`gpu` is a number from 0")?)
+                }
                 "mem" => out.mem = Some(bytes(value).ok_or("`mem` is a size such as `16G`")?),
                 name => return Err(format!("`{name}` is none of cpus, mem and gpu")),
             }

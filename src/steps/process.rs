@@ -9,8 +9,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use rustix::process::{Pid, kill_process_group};
 pub(crate) use rustix::process::Signal;
+use rustix::process::{Pid, kill_process_group};
 
 use crate::{cancel::Cancel, env};
 

@@ -3,7 +3,7 @@
 use std::{path::Path, process::Stdio};
 
 use crate::{
-    processes::{insist, of_space, signal, wait_until, wait_until_a_log_says, workers},
+    processes::{end, insist, of_space, signal, wait_until, wait_until_a_log_says, workers},
     space::{Ran, Space},
 };
 
@@ -48,7 +48,7 @@ fn a_step_whose_process_is_killed_fails_and_others_go_on() {
         let child = space.command(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         wait_until_a_log_says(&space, TRAINING);
         let [worker] = workers(&space)[..] else { panic!("one step at a time needs one process") };
-        signal(worker, name);
+        end(worker, name);
         let ran = Ran::from(child.wait_with_output().unwrap());
         assert_eq!(ran.code, 1, "{}", ran.stderr);
         assert!(ran.stderr.contains(&format!("error: step `train` failed: {words}")), "{}", ran.stderr);
@@ -65,11 +65,12 @@ fn a_step_whose_process_is_killed_fails_and_others_go_on() {
 #[test]
 fn a_killed_process_is_tried_again_where_the_recipe_says_so() {
     let space = Space::new(&recipe("retries: 1"));
-    let mut child = space.command(&["run"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut command = space.command(&["run", "-j", "1"]);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     wait_until_a_log_says(&space, TRAINING);
-    let first = workers(&space);
-    signal(first[0], "KILL");
-    wait_until("another process trains", || workers(&space).iter().any(|worker| !first.contains(worker)));
+    let [first] = workers(&space)[..] else { panic!("one step at a time needs one process") };
+    end(first, "KILL");
+    wait_until("another process trains", || workers(&space).iter().any(|worker| *worker != first));
     wait_until_a_log_says(&space, TRAINING);
     insist(&mut child, "INT");
     let ran = Ran::from(child.wait_with_output().unwrap());
@@ -82,7 +83,8 @@ const STUBBORN: &str = "trap '' TERM INT HUP; echo begun; sleep 1000 & while :; 
 
 #[test]
 fn a_killed_runner_leaves_no_process() {
-    let stubborn = format!("  stubborn: {{ uses: command, with: {{ run: \"{STUBBORN}\", outputs: [x] }} }}\n");
+    let stubborn =
+        format!("  stubborn: {{ uses: command, with: {{ run: \"{STUBBORN}\", outputs: [x] }} }}\n");
     let space = Space::new(&(recipe("") + &stubborn));
     let args = ["run", "-q", "-j", "4", "--resources", "cpus=4"];
     let mut child = space.command(&args).stderr(Stdio::null()).spawn().unwrap();
@@ -97,7 +99,8 @@ fn a_killed_runner_leaves_no_process() {
 
 #[test]
 fn a_second_ctrl_c_ends_everything_at_once() {
-    let stubborn = format!("  stubborn: {{ uses: command, with: {{ run: \"{STUBBORN}\", outputs: [x] }} }}\n");
+    let stubborn =
+        format!("  stubborn: {{ uses: command, with: {{ run: \"{STUBBORN}\", outputs: [x] }} }}\n");
     let space = Space::new(&(recipe("") + &stubborn));
     let args = ["run", "-q", "-j", "4", "--resources", "cpus=4"];
     let mut command = space.command(&args);

@@ -54,6 +54,14 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(status.success(), "cannot send {name} to {pid}");
 }
 
+/// Sends a signal until the process is gone: Rust passes over the first SIGSEGV that is not its own.
+pub(crate) fn end(pid: u32, name: &str) {
+    wait_until("a process is gone", || {
+        let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).output();
+        !status.unwrap().status.success()
+    });
+}
+
 /// Sends a signal again and again until the process ends; gives its exit code.
 pub(crate) fn insist(child: &mut Child, name: &str) -> Option<i32> {
     loop {

@@ -35,6 +35,8 @@ const UPDATE_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the streams are not the runner's.
 pub fn serve() -> anyhow::Result<()> {
+    // Where memory runs out, the kernel should end a step and not the runner.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     let worker = Arc::new(Worker {
         replies: Mutex::new(replies().context("cannot keep the pipe to the runner")?),
         bases: Bases::default(),

@@ -3,7 +3,7 @@
 use std::{path::Path, process::Stdio};
 
 use crate::{
-    processes::{end, insist, of_space, signal, wait_until, wait_until_a_log_says, workers},
+    processes::{end, insist, kill, of_space, signal, wait_until, wait_until_a_log_says, workers},
     space::{Ran, Space},
 };
 
@@ -92,9 +92,7 @@ fn a_killed_runner_leaves_no_process() {
     wait_until_a_log_says(&space, "begun");
     // The runner, the training's process, that of commands, the shell, and what it started.
     assert!(of_space(&space).len() >= 5 && workers(&space).len() >= 2);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    wait_until("all processes are gone", || of_space(&space).is_empty());
+    kill(&mut child, &space);
 }
 
 #[test]

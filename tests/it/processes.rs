@@ -30,6 +30,13 @@ pub(crate) fn workers(space: &Space) -> Vec<u32> {
     of_space(space).into_iter().filter(is_worker).collect()
 }
 
+/// Kills a runner, and waits for the processes of its steps, which end a moment later.
+pub(crate) fn kill(runner: &mut Child, space: &Space) {
+    runner.kill().unwrap();
+    assert!(!runner.wait().unwrap().success(), "it was done before it was killed");
+    wait_until("all processes are gone", || of_space(space).is_empty());
+}
+
 /// Waits for something that other processes bring about.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();

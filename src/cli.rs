@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::{exec, plan::Resources};
+
 const RECIPE: &str = "recipe.yaml";
 
 /// Train a PEFT adapter once on an old base and carry it to the updated base (Trans-PEFT), as a
@@ -35,7 +37,7 @@ pub struct Cli {
 pub enum Command {
     /// Run a recipe: steps whose results are in the cache are not run again.
     #[command(
-        after_help = "Examples:\n  evergraft run recipes/quickstart.yaml\n  evergraft run recipe.yaml --set params.pc=0.1 --set 'params.seeds=[1,2]'\n  evergraft run recipe.yaml --until train -j 2"
+        after_help = "Examples:\n  evergraft run recipes/quickstart.yaml\n  evergraft run recipe.yaml --set params.pc=0.1 --set 'params.seeds=[1,2]'\n  evergraft run recipe.yaml --until train -j 2\n  evergraft run recipe.yaml --resources gpu=2,mem=40G -k"
     )]
     Run(RunArgs),
     /// Check a recipe without running anything.
@@ -68,6 +70,9 @@ pub enum Command {
     /// List the steps with their results' folders.
     #[command(after_help = "Example:\n  evergraft ls recipe.yaml")]
     Ls(ListArgs),
+    /// Run steps that `run` orders on stdin.
+    #[command(name = exec::VERB, hide = true)]
+    StepWorker,
     /// Look at the cache, or empty it.
     #[command(subcommand, after_help = "Examples:\n  evergraft cache size\n  evergraft cache verify")]
     Cache(CacheCommand),
@@ -93,6 +98,9 @@ pub struct RunArgs {
     /// Steps at the same time [default: number of processor cores].
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
+    /// What there is to hand out, e.g. `gpu=2,mem=40G,cpus=8` [default: what this machine has].
+    #[arg(long, value_name = "LIST")]
+    pub resources: Option<Resources>,
     /// Go on with steps that do not need a failed one.
     #[arg(short, long)]
     pub keep_going: bool,

@@ -1,7 +1,7 @@
 //! Every environment variable that evergraft reads; `NO_COLOR` is honoured by the libraries that
 //! colour.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Folder of the step cache; wins over `XDG_CACHE_HOME` and `HOME`.
 pub const CACHE_DIR: &str = "EVERGRAFT_CACHE_DIR";
@@ -9,11 +9,17 @@ pub const CACHE_DIR: &str = "EVERGRAFT_CACHE_DIR";
 pub const NO_PROGRESS: &str = "EVERGRAFT_NO_PROGRESS";
 /// Set by continuous-integration services: no progress bars.
 pub const CI: &str = "CI";
+/// Seconds between asking a step to stop and killing it [default: 10].
+pub const STOP_GRACE: &str = "EVERGRAFT_STOP_GRACE";
 
 /// How LibTorch's threads wait for each other; `run` sets it to `passive` where it is not set.
 pub const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 /// How often they look before they sleep; set likewise.
 pub const GOMP_SPINCOUNT: &str = "GOMP_SPINCOUNT";
+
+/// The graphics cards that may be used; `run` hands them out one by one, and sets it for each step that
+/// has some.
+pub const CUDA_VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
 
 /// Where the hub is [default: <https://huggingface.co>].
 pub const HF_ENDPOINT: &str = "HF_ENDPOINT";
@@ -47,6 +53,12 @@ pub fn hf_home() -> Option<PathBuf> {
     path(HF_HOME)
         .or_else(|| path("XDG_CACHE_HOME").map(|folder| folder.join("huggingface")))
         .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface")))
+}
+
+/// How long a step that was asked to stop may still take.
+pub fn stop_grace() -> Duration {
+    let seconds = text(STOP_GRACE).and_then(|seconds| seconds.parse().ok());
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::from_secs(10))
 }
 
 /// Whether a switch-like variable is on.

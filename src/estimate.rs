@@ -1,7 +1,11 @@
 //! What a step will take of memory and disk, before it runs: from the shapes of the models in the
 //! plan. Rough on purpose; it is to tell 6 GiB from 60.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use petgraph::graph::NodeIndex;
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,8 +22,12 @@ use crate::{
     },
     peft::Adapter,
     plan::{Plan, StepNode},
+    steps::Input,
     train,
 };
+
+/// The step kinds that load or write a model.
+const ESTIMATED: [&str; 5] = ["base", "merge", "pretrain", "train", "eval"];
 
 /// Bytes that a step takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -36,28 +44,46 @@ pub(crate) struct Estimate {
 /// base is known: a base of the hub has none before it has been fetched. `states` are those of the
 /// whole plan, whatever is selected: shapes come from the steps before.
 pub(crate) fn estimates(plan: &Plan, states: &[(NodeIndex, NodeStatus)]) -> BTreeMap<NodeIndex, Estimate> {
-    let mut known = Known {
-        plan,
-        states: states.iter().map(|(index, state)| (*index, state)).collect(),
-        shapes: BTreeMap::new(),
-        lengths: BTreeMap::new(),
-    };
+    let paths = states.iter().filter_map(|(index, status)| Some((*index, status.path.as_ref()?.into())));
+    let mut known = Known::new(plan, paths.collect());
     let would_run = states.iter().filter(|(_, status)| status.state != State::Cached);
     would_run.filter_map(|(index, _)| Some((*index, known.estimate(*index)?))).collect()
+}
+
+/// The memory that a step takes whose inputs are there.
+pub(crate) fn memory(plan: &Plan, index: NodeIndex, inputs: &BTreeMap<String, Arc<Input>>) -> Option<u64> {
+    if !ESTIMATED.contains(&plan.graph[index].kind.name) {
+        return None;
+    }
+    let mut paths = BTreeMap::new();
+    let mut open: Vec<&Arc<Input>> = inputs.values().collect();
+    while let Some(input) = open.pop() {
+        if let Some(place) = plan.find(&input.node)
+            && paths.insert(place, input.path.clone()).is_none()
+        {
+            open.extend(&input.inputs);
+        }
+    }
+    Known::new(plan, paths).estimate(index)?.memory_bytes
 }
 
 /// What the plan's files say; each is read once.
 struct Known<'p> {
     plan: &'p Plan,
-    states: BTreeMap<NodeIndex, &'p NodeStatus>,
+    /// Artifacts that are there.
+    paths: BTreeMap<NodeIndex, PathBuf>,
     shapes: BTreeMap<NodeIndex, Option<ModelConfig>>,
     lengths: BTreeMap<NodeIndex, Option<usize>>,
 }
 
-impl Known<'_> {
+impl<'p> Known<'p> {
+    fn new(plan: &'p Plan, paths: BTreeMap<NodeIndex, PathBuf>) -> Self {
+        Self { plan, paths, shapes: BTreeMap::new(), lengths: BTreeMap::new() }
+    }
+
     fn estimate(&mut self, index: NodeIndex) -> Option<Estimate> {
         let node = &self.plan.graph[index];
-        if !["base", "merge", "pretrain", "train", "eval"].contains(&node.kind.name) {
+        if !ESTIMATED.contains(&node.kind.name) {
             return None;
         }
         let shape = self.shape(index)?;
@@ -136,8 +162,8 @@ impl Known<'_> {
 
     fn find_shape(&mut self, index: NodeIndex) -> Option<ModelConfig> {
         let node = &self.plan.graph[index];
-        if let Some(path) = &self.states.get(&index)?.path
-            && let Some(shape) = shape_in(Path::new(path))
+        if let Some(path) = self.paths.get(&index)
+            && let Some(shape) = shape_in(path)
         {
             return Some(shape);
         }
@@ -159,8 +185,7 @@ impl Known<'_> {
         if let Some(known) = self.lengths.get(&index) {
             return *known;
         }
-        let found = self.states.get(&index)?.path.as_ref();
-        let found = found.and_then(|path| TokenSet::longest_row(Path::new(path)).ok());
+        let found = self.paths.get(&index).and_then(|path| TokenSet::longest_row(path).ok());
         let allowed = || Some(read::<TokenizeParams>(&self.plan.graph[index])?.max_seq_length);
         let length = found.or_else(allowed);
         self.lengths.insert(index, length);

@@ -242,6 +242,11 @@ impl Cache {
         self.root.join(BUCKET).join(CHECKPOINTS).join(lock.digest.hex())
     }
 
+    /// A file that the process locks which runs a step.
+    pub fn process_lock(&self, lock: &EntryLock) -> PathBuf {
+        self.root.join(BUCKET).join("locks").join(format!("{}.process", lock.digest.hex()))
+    }
+
     /// Makes the step start afresh. What cannot be removed is only in the way of disk space.
     pub fn forget_checkpoints(&self, lock: &EntryLock) {
         let _ = fs::remove_dir_all(self.checkpoints(lock));
@@ -260,6 +265,13 @@ impl Cache {
     /// The key that a node of a recipe had when it last ran or was found.
     pub fn last_key(&self, recipe: &str, node: &str) -> Option<StepKey> {
         parse_checked_json(&fs::read(self.last_path(recipe, node)).ok()?).ok()
+    }
+
+    /// How long a node of a recipe took when its result was made.
+    pub fn last_duration(&self, recipe: &str, node: &str) -> Option<Duration> {
+        let digest = self.last_key(recipe, node)?.digest();
+        let record = Record::read(&self.record_path(&digest), &digest).ok()??;
+        Some(Duration::from_millis(record.duration_ms))
     }
 
     /// Where steps keep files of the web by their digest.

@@ -19,6 +19,7 @@ use crate::env;
 use crate::{
     cli::{Cli, Command},
     error::{Error, exit, hint_of},
+    exec,
 };
 
 /// Parses the command line, runs the verb, prints what went wrong; gives the exit code.
@@ -70,6 +71,7 @@ fn dispatch(cli: &Cli) -> Result<(), Error> {
         Command::Schema(args) => schema::run(args),
         Command::Ls(args) => ls::run(cli, args),
         Command::Cache(command) => cache::run(cli, command),
+        Command::StepWorker => exec::serve().map_err(Error::Usage),
     }
 }
 

@@ -7,7 +7,8 @@ use crate::{
     cli::{Cli, Format, RunArgs},
     env,
     error::Error,
-    exec::{self, RunOptions},
+    estimate,
+    exec::{self, Capacity, RunOptions},
     plan::Selection,
     progress::{Bars, JsonLines, Observer, Plain},
 };
@@ -22,7 +23,7 @@ pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
     let mut plan = planned(&recipe.recipe, &recipe.set)?;
     let cache = open_cache(cli)?;
     let forced = named_or_all(&plan, &args.force)?;
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cancel = exec::watch_signals()?;
     let say = |line: &str| {
         if !cli.quiet {
@@ -33,8 +34,9 @@ pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
     let options = RunOptions {
         selection,
         forced,
-        jobs: args.jobs.unwrap_or(cores) as usize,
-        cpus: cores,
+        jobs: args.jobs.map_or(cores, |jobs| jobs as usize),
+        capacity: Capacity::of(&args.resources.unwrap_or_default()),
+        memory: estimate::memory,
         keep_going: args.keep_going,
         lock_timeout: args.lock_timeout.map(Duration::from_secs),
         outputs: args.outputs.clone(),
@@ -43,9 +45,7 @@ pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
     let observer: Box<dyn Observer> = if json {
         Box::new(JsonLines)
     } else if std::io::stderr().is_terminal() && !env::is_on(env::NO_PROGRESS) && !env::is_on(env::CI) {
-        let mut bars = Bars::default();
-        bars.quiet = cli.quiet;
-        Box::new(bars)
+        Box::new(Bars::new(cli.quiet))
     } else {
         Box::new(Plain { quiet: cli.quiet })
     };

@@ -1,27 +1,36 @@
-//! The dispatcher: one thread owns all state and reacts to what workers report.
+//! The dispatcher: one thread owns all state and reacts to what it is told.
+//!
+//! A step is *open* until all that it needs is there, then it is *looked up*, which takes no slots; if it
+//! has no result it *waits* for slots, by priority, and *runs*.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, mpsc},
+    thread::Scope,
     time::{Duration, Instant},
 };
 
 use petgraph::graph::NodeIndex;
-use serde::Serialize;
 
 use super::{
-    RunFolder,
+    Capacity, RunFolder, RunSummary, StepSummary,
     keys::{Keys, inputs_of},
-    worker::{Failure, Job, Message, Success, TIMED_OUT, Worker, tail},
+    pool::Pool,
+    priority::priorities,
+    runner::{Failure, Job, Looked, MemoryEstimate, Message, Runner, Success, TIMED_OUT, tail},
+    slots::{Demand, Grant, Reserved, Slots},
+    status::{State, status},
 };
 use crate::{
     cache::{Cache, LockOptions},
     cancel::Cancel,
     error::{Error, hint_of},
+    key::StepKey,
     plan::{Plan, Selection, StepNode},
     progress::{Event, Observer},
-    steps::{Bases, Input},
+    steps::Input,
 };
 
 /// How to run a plan.
@@ -33,8 +42,10 @@ pub struct RunOptions {
     pub forced: BTreeSet<NodeIndex>,
     /// Steps at the same time.
     pub jobs: usize,
-    /// Processor cores to hand out.
-    pub cpus: u32,
+    /// What there is to hand out.
+    pub capacity: Capacity,
+    /// What a step takes that does not say so.
+    pub memory: MemoryEstimate,
     /// Go on with what does not need a failed step.
     pub keep_going: bool,
     /// Longest wait for a lock.
@@ -43,88 +54,65 @@ pub struct RunOptions {
     pub outputs: PathBuf,
 }
 
-/// What a run came to; `run.json`.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct RunSummary {
-    /// The recipe's name.
-    pub recipe: String,
-    /// Version of evergraft.
-    pub evergraft: String,
-    /// Start in RFC 3339.
-    pub started: String,
-    /// Wall time.
-    pub seconds: f64,
-    /// Steps that ran.
-    pub executed: usize,
-    /// Steps found in the cache.
-    pub cached: usize,
-    /// Steps that failed.
-    pub failed: usize,
-    /// Steps that did not run.
-    pub skipped: usize,
-    /// Every step with its key and artifact.
-    pub steps: Vec<StepSummary>,
-    /// The run's folder.
-    #[serde(skip)]
-    pub folder: PathBuf,
-    /// Reports in the run's folder.
-    pub reports: Vec<PathBuf>,
-}
+/// Why a step did not run whose turn never came.
+const ENDED_EARLY: &str = "the run ended early";
 
-/// One line of [`RunSummary::steps`].
-#[derive(Debug, Clone, Serialize)]
-pub struct StepSummary {
-    /// Node id.
-    pub step: String,
-    /// `executed`, `cached`, `failed` or `skipped`.
-    pub state: &'static str,
-    /// Digest of the key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// Digest of the artifact.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub artifact: Option<String>,
-    /// Run time of the run that made it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seconds: Option<f64>,
-}
+/// Lower goes first.
+type Rank = (Reverse<Duration>, NodeIndex);
 
-impl StepSummary {
-    fn without_result(step: &str, state: &'static str) -> Self {
-        Self { step: step.to_owned(), state, key: None, artifact: None, seconds: None }
-    }
+/// A step that has no result and waits for slots.
+struct Waiting<'a> {
+    job: Job<'a>,
+    key: StepKey,
+    demand: Demand,
 }
 
 struct Running {
-    cpus: u32,
-    cancel: Cancel,
+    grant: Grant,
+    timeout: Option<Duration>,
+    /// Once it really runs: the wait for a lock does not count.
     deadline: Option<Instant>,
+    cancel: Cancel,
 }
 
 struct Dispatcher<'a> {
     plan: &'a Plan,
     options: &'a RunOptions,
     observer: &'a dyn Observer,
+    cache: &'a Cache,
     folder: RunFolder,
     summary: RunSummary,
-    /// Not yet decided, in the order of the plan.
-    open: Vec<NodeIndex>,
     selected: BTreeSet<NodeIndex>,
+    /// What the run is about, each step after those that it needs.
+    order: Vec<NodeIndex>,
+    /// Places in `order`.
+    places: HashMap<NodeIndex, usize>,
+    /// Places of those that are not looked up yet.
+    open: BTreeSet<usize>,
+    /// How many steps an open one still needs.
+    missing: HashMap<NodeIndex, usize>,
+    /// To be looked up next.
+    ready: VecDeque<NodeIndex>,
+    looking: BTreeMap<Rank, Job<'a>>,
+    waiting: BTreeMap<Rank, Waiting<'a>>,
     running: HashMap<NodeIndex, Running>,
+    slots: Slots<'a>,
+    /// Time to the end of the run from each step on; known once one has to run.
+    times: Option<HashMap<NodeIndex, Duration>>,
     done: HashMap<NodeIndex, Arc<Input>>,
-    /// Nodes without a result, and the step to blame.
-    lost: HashMap<NodeIndex, String>,
     reports: Vec<(NodeIndex, Arc<Input>)>,
     /// The first failure that is not an ordinary step failure.
     fatal: Option<Error>,
     stopping: bool,
+    /// By a signal.
+    told_to_stop: bool,
 }
 
 /// Runs a plan. Everything that finished is committed, whatever happens to the rest.
 ///
 /// # Errors
-/// [`Error::StepFailed`], [`Error::Signal`], [`Error::LockTimeout`], [`Error::NoMatch`], or a
-/// broken disk.
+/// [`Error::StepFailed`], [`Error::Signal`], [`Error::LockTimeout`], [`Error::NoMatch`],
+/// [`Error::Usage`] when a step can never run here, or a broken disk.
 pub fn run(
     plan: &Plan,
     cache: &Cache,
@@ -134,63 +122,52 @@ pub fn run(
 ) -> Result<RunSummary, Error> {
     let start = Instant::now();
     let selected = plan.select(&options.selection)?;
-    let mut relevant = selected.clone();
-    relevant.extend(selected.iter().flat_map(|index| plan.ancestors(*index)));
+    check_cards(plan, cache, options, &selected)?;
     let on_wait = |message: &str| observer.event(&Event::RunWaiting { message: message.to_owned() });
     let lock = LockOptions { timeout: options.lock_timeout, cancel, on_wait: &on_wait };
     let _in_use = cache.lock_shared(&lock)?;
     let folder = RunFolder::create(&options.outputs, &plan.recipe_name)?;
     folder.json("plan.json", &plan.to_json())?;
-    let summary = RunSummary {
-        recipe: plan.recipe_name.clone(),
-        evergraft: env!("CARGO_PKG_VERSION").to_owned(),
-        started: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
-        folder: folder.path().to_owned(),
-        ..RunSummary::default()
-    };
-    let mut dispatcher = Dispatcher {
+    let keys = Keys::new(cache);
+    let runner = Runner {
         plan,
-        options,
+        cache,
+        keys: &keys,
         observer,
-        folder,
-        summary,
-        open: plan.order().into_iter().filter(|index| relevant.contains(index)).collect(),
-        selected,
-        running: HashMap::new(),
-        done: HashMap::new(),
-        lost: HashMap::new(),
-        reports: Vec::new(),
-        fatal: None,
-        stopping: false,
+        lock_timeout: options.lock_timeout,
+        tensorboard: folder.path().join("tensorboard"),
+        memory: options.memory,
+        pool: Pool::default(),
+        orders: AtomicU64::new(0),
     };
+    let mut dispatcher = Dispatcher::new(plan, cache, options, observer, folder, selected);
     dispatcher.say(Event::RunStarted {
         recipe: plan.recipe_name.clone(),
         steps: dispatcher.selected.len(),
         folder: dispatcher.summary.folder.display().to_string(),
     });
-    let keys = Keys::new(cache);
-    let worker = Worker {
-        recipe: &plan.recipe_name,
-        cache,
-        keys: &keys,
-        observer,
-        lock_timeout: options.lock_timeout,
-        tensorboard: dispatcher.summary.folder.join("tensorboard"),
-        bases: Bases::default(),
-    };
     std::thread::scope(|scope| {
         let (sender, messages) = mpsc::channel();
+        let (looks, queue) = mpsc::channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..lookers(dispatcher.open.len()) {
+            let (queue, sender, runner) = (Arc::clone(&queue), sender.clone(), &runner);
+            scope.spawn(move || {
+                // Taken in a statement of its own, so that the queue is free while this one looks.
+                while let Ok(job) = next(&queue) {
+                    runner.look(&job, &sender);
+                }
+            });
+        }
         loop {
-            while let Some(job) = dispatcher.next_job() {
-                let (sender, worker) = (sender.clone(), &worker);
-                scope.spawn(move || worker.run(&job, &sender));
-            }
-            if dispatcher.running.is_empty() {
+            dispatcher.look(&looks);
+            dispatcher.start(scope, &runner, &sender);
+            if dispatcher.looking.is_empty() && dispatcher.running.is_empty() {
                 break;
             }
             // A short wait keeps ctrl-C and timeouts prompt.
             if let Ok(message) = messages.recv_timeout(Duration::from_millis(100)) {
-                dispatcher.react(message, cache);
+                dispatcher.react(message);
             }
             dispatcher.watch(cancel);
         }
@@ -198,81 +175,219 @@ pub fn run(
     dispatcher.finish(start, cancel)
 }
 
+/// Threads that look results up.
+fn lookers(steps: usize) -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(steps)
+}
+
+fn next<'a>(queue: &Mutex<mpsc::Receiver<Job<'a>>>) -> Result<Job<'a>, mpsc::RecvError> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).recv()
+}
+
+/// A step that asks for more cards than there are can never run: better said before hours of others.
+fn check_cards(
+    plan: &Plan,
+    cache: &Cache,
+    options: &RunOptions,
+    selected: &BTreeSet<NodeIndex>,
+) -> Result<(), Error> {
+    let impossible = |index: &NodeIndex| options.capacity.check_cards(&plan.graph[*index]).err();
+    if selected.iter().all(|index| impossible(index).is_none()) {
+        return Ok(());
+    }
+    for (index, node) in status(plan, cache, &options.forced)? {
+        if selected.contains(&index)
+            && node.state != State::Cached
+            && let Some(error) = impossible(&index)
+        {
+            return Err(Error::Usage(error));
+        }
+    }
+    Ok(())
+}
+
 impl<'a> Dispatcher<'a> {
+    fn new(
+        plan: &'a Plan,
+        cache: &'a Cache,
+        options: &'a RunOptions,
+        observer: &'a dyn Observer,
+        folder: RunFolder,
+        selected: BTreeSet<NodeIndex>,
+    ) -> Self {
+        let mut relevant = selected.clone();
+        relevant.extend(selected.iter().flat_map(|index| plan.ancestors(*index)));
+        let order: Vec<_> = plan.order().into_iter().filter(|index| relevant.contains(index)).collect();
+        let places = order.iter().enumerate().map(|(place, index)| (*index, place)).collect();
+        let missing: HashMap<NodeIndex, usize> =
+            relevant.iter().map(|index| (*index, plan.upstream(*index).len())).collect();
+        let ready = order.iter().copied().filter(|index| missing[index] == 0).collect();
+        let summary = RunSummary {
+            recipe: plan.recipe_name.clone(),
+            evergraft: env!("CARGO_PKG_VERSION").to_owned(),
+            started: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+            folder: folder.path().to_owned(),
+            ..RunSummary::default()
+        };
+        Self {
+            plan,
+            options,
+            observer,
+            cache,
+            folder,
+            summary,
+            selected,
+            open: (0..order.len()).collect(),
+            order,
+            places,
+            missing,
+            ready,
+            looking: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            running: HashMap::new(),
+            slots: Slots::new(&options.capacity),
+            times: None,
+            done: HashMap::new(),
+            reports: Vec::new(),
+            fatal: None,
+            stopping: false,
+            told_to_stop: false,
+        }
+    }
+
     fn say(&mut self, event: Event) {
         self.folder.event(&event);
         self.observer.event(&event);
     }
 
-    fn next_job(&mut self) -> Option<Job<'a>> {
-        let mut at = 0;
-        while at < self.open.len() {
-            let index = self.open[at];
-            let blamed =
-                self.plan.upstream(index).into_iter().find_map(|before| self.lost.get(&before).cloned());
-            if let Some(because) = blamed.or_else(|| self.stopping.then(|| "the run ended early".to_owned()))
-            {
-                self.open.remove(at);
-                self.skip(index, because);
-                continue;
-            }
-            let node: &'a StepNode = &self.plan.graph[index];
-            if self.running.len() < self.options.jobs.max(1)
-                && let Ok(inputs) = inputs_of(self.plan, index, &self.done)
-            {
-                let cpus = self.cpus(node);
-                let used: u32 = self.running.values().map(|running| running.cpus).sum();
-                if used == 0 || used + cpus <= self.options.cpus {
-                    self.open.remove(at);
-                    let cancel = Cancel::default();
-                    let deadline = node.timeout.map(|timeout| Instant::now() + timeout);
-                    self.running.insert(index, Running { cpus, cancel: cancel.clone(), deadline });
-                    return Some(Job {
-                        index,
-                        node,
-                        inputs,
-                        forced: self.options.forced.contains(&index),
-                        only_cached: !self.selected.contains(&index),
-                        cancel,
-                    });
-                }
-            }
-            at += 1;
+    /// Has everything looked up that is ready.
+    fn look(&mut self, looks: &mpsc::Sender<Job<'a>>) {
+        if self.stopping {
+            self.skip_the_rest();
         }
-        None
+        while let Some(index) = self.ready.pop_front() {
+            self.open.remove(&self.places[&index]);
+            let node: &'a StepNode = &self.plan.graph[index];
+            let Ok(inputs) = inputs_of(self.plan, index, &self.done) else {
+                unreachable!("a step is ready when all that it needs is done")
+            };
+            let job = Job {
+                index,
+                node,
+                inputs,
+                forced: self.options.forced.contains(&index),
+                only_cached: !self.selected.contains(&index),
+                cancel: Cancel::default(),
+            };
+            self.looking.insert(self.rank(index), job.clone());
+            let _ = looks.send(job);
+        }
     }
 
-    /// A step that says nothing takes one core, or all where the work is known to use them.
-    fn cpus(&self, node: &StepNode) -> u32 {
-        let heavy = matches!(node.kind.name, "pretrain" | "train" | "eval");
-        let default = if heavy { self.options.cpus } else { 1 };
-        node.resources.cpus.unwrap_or(default).min(self.options.cpus)
+    /// Starts what has no result, is first by priority and finds its slots free.
+    fn start<'scope>(
+        &mut self,
+        scope: &'scope Scope<'scope, '_>,
+        runner: &'scope Runner<'scope>,
+        messages: &mpsc::Sender<Message>,
+    ) where
+        'a: 'scope,
+    {
+        // One that is still looked up may turn out to come first, if it has to run.
+        let first = self.looking.first_key_value().map(|(rank, _)| *rank);
+        let mut reserved = Reserved::default();
+        let mut granted = Vec::new();
+        for (rank, Waiting { demand, .. }) in &self.waiting {
+            let full = self.running.len() + granted.len() >= self.options.jobs.max(1);
+            if full || reserved.all() || first.is_some_and(|first| first < *rank) {
+                break;
+            }
+            if let Some(grant) = self.slots.take(demand, &mut reserved) {
+                granted.push((*rank, grant));
+            }
+        }
+        for (rank, grant) in granted {
+            let Some(Waiting { job, key, demand }) = self.waiting.remove(&rank) else { continue };
+            if let Some(what) = demand.alone {
+                let message = format!("it asks for {what}; it runs alone");
+                self.say(Event::StepWarned { step: job.node.id.clone(), message });
+            }
+            let cards = grant.cards.clone();
+            let (timeout, cancel) = (job.node.timeout, job.cancel.clone());
+            self.running.insert(job.index, Running { grant, timeout, deadline: None, cancel });
+            let sender = messages.clone();
+            scope.spawn(move || runner.run(&job, &key, &cards, &sender));
+        }
     }
 
-    fn react(&mut self, message: Message, cache: &Cache) {
+    fn rank(&self, index: NodeIndex) -> Rank {
+        let time = self.times.as_ref().and_then(|times| times.get(&index)).copied();
+        (Reverse(time.unwrap_or_default()), index)
+    }
+
+    fn react(&mut self, message: Message) {
         let id = |index: NodeIndex| self.plan.graph[index].id.clone();
         match message {
+            Message::Looked(index, result) => self.looked(index, *result),
             Message::Waiting(index, message) => self.say(Event::StepWaiting { step: id(index), message }),
-            Message::Started(index, why) => self.say(Event::StepStarted { step: id(index), why }),
+            Message::Started(index, why) => {
+                let mut gpus = Vec::new();
+                if let Some(running) = self.running.get_mut(&index) {
+                    running.deadline = running.timeout.map(|timeout| Instant::now() + timeout);
+                    gpus = running.grant.card_names(&self.options.capacity);
+                }
+                self.say(Event::StepStarted { step: id(index), why, gpus });
+            }
             Message::Warned(index, message) => self.say(Event::StepWarned { step: id(index), message }),
             Message::Retrying(index, error, attempt) => {
                 self.say(Event::StepRetried { step: id(index), error, attempt });
             }
             Message::Done(index, result) => {
-                self.running.remove(&index);
+                if let Some(running) = self.running.remove(&index) {
+                    self.slots.give_back(running.grant);
+                }
                 match *result {
-                    Ok(success) => self.succeeded(index, success, cache),
+                    Ok(success) => self.succeeded(index, success),
                     Err(failure) => self.failed(index, failure),
                 }
             }
         }
     }
 
-    fn succeeded(&mut self, index: NodeIndex, success: Success, cache: &Cache) {
+    fn looked(&mut self, index: NodeIndex, result: Result<Looked, Failure>) {
+        let Some(job) = self.looking.remove(&self.rank(index)) else { return };
+        let (key, memory) = match result {
+            Ok(Looked::Hit(success)) => return self.succeeded(index, success),
+            Err(failure) => return self.failed(index, failure),
+            Ok(Looked::Miss(key, memory)) => (key, memory),
+        };
+        if self.stopping {
+            return self.skip(index, ENDED_EARLY.to_owned());
+        }
+        match self.options.capacity.demand(job.node, &key, memory) {
+            Ok(demand) => self.enqueue(Waiting { job, key, demand }),
+            Err(error) => {
+                let failure = Failure { error: error.into(), log: Vec::new(), log_explains: false };
+                self.failed(index, failure);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, step: Waiting<'a>) {
+        if self.times.is_none() {
+            let nodes = self.order.iter().copied().collect();
+            self.times = Some(priorities(self.plan, self.cache, &nodes));
+            let looking = std::mem::take(&mut self.looking).into_values();
+            self.looking = looking.map(|job| (self.rank(job.index), job)).collect();
+        }
+        self.waiting.insert(self.rank(step.job.index), step);
+    }
+
+    fn succeeded(&mut self, index: NodeIndex, success: Success) {
         let Success { input, record, cached } = success;
         let (step, artifact) = (input.node.clone(), record.artifact.to_string());
         let seconds = record.duration_ms as f64 / 1000.0;
-        self.folder.link(&step, &input.path, &cache.log_path(&record.digest));
+        self.folder.link(&step, &input.path, &self.cache.log_path(&record.digest));
         if input.kind == "report" {
             self.reports.push((index, Arc::clone(&input)));
         }
@@ -284,6 +399,15 @@ impl<'a> Dispatcher<'a> {
             seconds: Some(seconds),
         });
         self.done.insert(index, input);
+        for next in self.plan.downstream(index) {
+            // Those that the run is not about have no count.
+            if let Some(missing) = self.missing.get_mut(&next) {
+                *missing -= 1;
+                if *missing == 0 {
+                    self.ready.push_back(next);
+                }
+            }
+        }
         if cached {
             self.summary.cached += 1;
             self.say(Event::StepCached { step, artifact, warnings: record.warnings });
@@ -294,13 +418,12 @@ impl<'a> Dispatcher<'a> {
     }
 
     fn failed(&mut self, index: NodeIndex, failure: Failure) {
-        let step = self.plan.graph[index].id.clone();
-        self.lost.insert(index, step.clone());
         if let Error::Signal(_) = failure.error {
             self.stopping = true;
             self.skip(index, "the run was stopped".to_owned());
             return;
         }
+        let step = self.plan.graph[index].id.clone();
         let folder = self.folder.step(&step);
         let log = folder.join("log.txt");
         if std::fs::create_dir_all(&folder).is_ok() {
@@ -311,23 +434,45 @@ impl<'a> Dispatcher<'a> {
             other => (other.to_string(), None),
         };
         let tail = tail(&failure.log);
-        if self.plan.graph[index].kind.name == "command" && !tail.is_empty() {
+        if failure.log_explains && !tail.is_empty() {
             error = format!("{error}\n{tail}");
         }
         self.summary.failed += 1;
         self.summary.steps.push(StepSummary::without_result(&step, "failed"));
-        self.say(Event::StepFailed { step, error, hint, log: log.display().to_string() });
+        self.say(Event::StepFailed { step: step.clone(), error, hint, log: log.display().to_string() });
         if matches!(failure.error, Error::LockTimeout(_) | Error::Defect(_)) && self.fatal.is_none() {
             self.fatal = Some(failure.error);
         }
         if !self.options.keep_going {
             self.stopping = true;
         }
+        self.lose_those_after(index, &step);
+    }
+
+    /// Nothing that needs a lost step can run.
+    fn lose_those_after(&mut self, index: NodeIndex, because: &str) {
+        let after = self.plan.descendants(index);
+        let places: BTreeSet<usize> =
+            after.iter().filter_map(|next| self.places.get(next)).copied().collect();
+        for place in places {
+            if self.open.remove(&place) {
+                self.skip(self.order[place], because.to_owned());
+            }
+        }
+    }
+
+    /// Nothing new is begun.
+    fn skip_the_rest(&mut self) {
+        self.ready.clear();
+        let mut rest = std::mem::take(&mut self.open);
+        rest.extend(std::mem::take(&mut self.waiting).into_values().map(|step| self.places[&step.job.index]));
+        for place in rest {
+            self.skip(self.order[place], ENDED_EARLY.to_owned());
+        }
     }
 
     fn skip(&mut self, index: NodeIndex, because: String) {
         let step = self.plan.graph[index].id.clone();
-        self.lost.insert(index, because.clone());
         self.summary.skipped += 1;
         self.summary.steps.push(StepSummary::without_result(&step, "skipped"));
         self.say(Event::StepSkipped { step, because });
@@ -336,6 +481,9 @@ impl<'a> Dispatcher<'a> {
     /// Passes signals on, and ends steps that took too long.
     fn watch(&mut self, cancel: &Cancel) {
         if let Some(signal) = cancel.signal() {
+            if !std::mem::replace(&mut self.told_to_stop, true) {
+                self.say(Event::RunStopping { signal });
+            }
             self.stopping = true;
             self.running.values().for_each(|running| running.cancel.set(signal));
         }
@@ -379,6 +527,7 @@ impl<'a> Dispatcher<'a> {
             failed: summary.failed,
             skipped: summary.skipped,
             seconds: summary.seconds,
+            slowest: summary.slowest(),
             folder: summary.folder.display().to_string(),
         });
         if let Some(signal) = cancel.signal() {

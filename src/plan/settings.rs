@@ -27,6 +27,30 @@ pub struct Resources {
     pub gpu: Option<u32>,
 }
 
+impl std::str::FromStr for Resources {
+    type Err = String;
+
+    /// As on the command line: `gpu=2,mem=40G,cpus=8`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut out = Self::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').ok_or_else(|| format!("`{part}` has no `=`"))?;
+            let count = || value.trim().parse::<u32>().ok();
+            match name.trim() {
+                "cpus" => {
+                    out.cpus = Some(count().filter(|cpus| *cpus > 0).ok_or("`cpus` is a number from 1")?)
+                }
+                "gpu" => {
+                    out.gpu = Some(count().filter(|gpu| *gpu <= 1024).ok_or("`gpu` is a number from 0")?)
+                }
+                "mem" => out.mem = Some(bytes(value).ok_or("`mem` is a size such as `16G`")?),
+                name => return Err(format!("`{name}` is none of cpus, mem and gpu")),
+            }
+        }
+        Ok(out)
+    }
+}
+
 const RESOURCES: [&str; 3] = ["cpus", "mem", "gpu"];
 const MAX_RETRIES: u64 = 100;
 
@@ -107,16 +131,19 @@ fn whole(node: &Node) -> Option<u64> {
 }
 
 fn memory(node: &Node) -> Option<u64> {
-    const K: f64 = 1024.0;
-    let units = [("K", K), ("M", K * K), ("G", K * K * K), ("T", K * K * K * K)];
     match &node.data {
         Data::Number(number) => number.as_u64(),
-        Data::Text(text) => {
-            let text = text.trim_end_matches("iB").trim_end_matches('B');
-            scaled(text, &units).filter(|bytes| *bytes >= 0.0 && *bytes < 1e18).map(|bytes| bytes as u64)
-        }
+        Data::Text(text) => bytes(text),
         _ => None,
     }
+}
+
+/// `16G`, `1.5 MiB`.
+fn bytes(text: &str) -> Option<u64> {
+    const K: f64 = 1024.0;
+    let units = [("K", K), ("M", K * K), ("G", K * K * K), ("T", K * K * K * K)];
+    let text = text.trim_end_matches("iB").trim_end_matches('B');
+    scaled(text, &units).filter(|bytes| *bytes >= 0.0 && *bytes < 1e18).map(|bytes| bytes as u64)
 }
 
 /// `<number><unit>`.
@@ -138,6 +165,16 @@ mod tests {
 
     fn text(text: &str) -> Node {
         Node::new(Data::Text(text.to_owned()), Span::default())
+    }
+
+    #[test]
+    fn the_command_line_names_what_there_is() {
+        let all = Resources { cpus: Some(8), mem: Some(40 << 30), gpu: Some(2) };
+        assert_eq!("gpu=2, mem=40G,cpus=8".parse(), Ok(all));
+        assert_eq!("gpu=0".parse(), Ok(Resources { gpu: Some(0), ..Resources::default() }));
+        for wrong in ["gpu", "gpu=-1", "cpus=0", "mem=much", "disk=1G"] {
+            assert!(wrong.parse::<Resources>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub enum Event {
         step: String,
         /// Why it was not found in the cache.
         why: String,
+        /// The graphics cards that it was given.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        gpus: Vec<String>,
     },
     /// Something is wrong that does not stop the step.
     StepWarned {
@@ -40,7 +43,7 @@ pub enum Event {
         /// Units in all, where that is known.
         total: Option<u64>,
         /// What is counted, e.g. `steps`.
-        unit: &'static str,
+        unit: String,
         /// Seconds until the end at the speed so far.
         eta_seconds: Option<f64>,
         /// The newest figures.
@@ -50,6 +53,11 @@ pub enum Event {
     RunWaiting {
         /// For what.
         message: String,
+    },
+    /// A signal came: nothing new begins, and what runs is asked to stop.
+    RunStopping {
+        /// Its number.
+        signal: i32,
     },
     /// A step waits for another process.
     StepWaiting {
@@ -117,6 +125,8 @@ pub enum Event {
         skipped: usize,
         /// Wall time.
         seconds: f64,
+        /// The steps that took longest, with their seconds.
+        slowest: Vec<(String, f64)>,
         /// The run's folder.
         folder: String,
     },

@@ -36,7 +36,7 @@ impl Events {
             step: self.step.clone(),
             done,
             total: pace.total,
-            unit: pace.unit,
+            unit: pace.unit.clone(),
             eta_seconds: pace.left(done).map(|left| left.as_secs_f64()),
             message: message.to_owned(),
         });
@@ -44,7 +44,7 @@ impl Events {
 }
 
 impl Progress for Events {
-    fn begin(&self, total: Option<u64>, unit: &'static str) {
+    fn begin(&self, total: Option<u64>, unit: &str) {
         if let Ok(mut at) = self.at.lock() {
             *at = (Pace::new(total, unit), 0);
         }

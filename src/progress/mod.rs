@@ -6,6 +6,7 @@ mod json;
 mod pace;
 mod plain;
 mod tensorboard;
+mod view;
 
 pub use bars::Bars;
 pub use event::{Event, Observer};
@@ -16,7 +17,7 @@ pub use tensorboard::EventFile;
 /// A place where one step reports how far it is.
 pub trait Progress: Send + Sync {
     /// A phase of work begins: `total` units (or unknown) called `unit`, e.g. `steps`.
-    fn begin(&self, total: Option<u64>, unit: &'static str);
+    fn begin(&self, total: Option<u64>, unit: &str);
     /// `done` units are done; `message` is the newest figure worth seeing (`loss 1.234`).
     fn update(&self, done: u64, message: &str);
     /// Something that happens once and is worth a line (`resumes at step 50 of 100`).
@@ -30,6 +31,6 @@ pub trait Progress: Send + Sync {
 pub struct Silent;
 
 impl Progress for Silent {
-    fn begin(&self, _: Option<u64>, _: &'static str) {}
+    fn begin(&self, _: Option<u64>, _: &str) {}
     fn update(&self, _: u64, _: &str) {}
 }

@@ -2,8 +2,6 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use indicatif::HumanDuration;
-
 use super::{Event, Observer, Progress, pace::Pace};
 use crate::error::count;
 
@@ -24,10 +22,16 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
     };
     match event {
         Event::RunStarted { recipe, steps, .. } => vec![format!("{recipe}: {}", count(*steps, "step"))],
-        Event::StepStarted { step, why } => vec![format!("run      {step}  ({why})")],
+        Event::StepStarted { step, why, gpus } if !gpus.is_empty() => {
+            vec![format!("run      {step}  ({why}; gpu {})", gpus.join(","))]
+        }
+        Event::StepStarted { step, why, .. } => vec![format!("run      {step}  ({why})")],
         Event::StepProgress { .. } => Vec::new(),
         Event::StepWarned { step, message } => warn(step, std::slice::from_ref(message)),
         Event::RunWaiting { message } => vec![format!("wait     {message}")],
+        Event::RunStopping { .. } => {
+            vec!["stop     running steps save what they have; the same again ends them at once".to_owned()]
+        }
         Event::StepWaiting { step, message } => vec![format!("wait     {step}  {message}")],
         Event::StepCached { step, warnings, .. } => warn(step, warnings),
         Event::StepFinished { step, seconds, warnings, .. } => {
@@ -45,11 +49,18 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             lines
         }
         Event::StepSkipped { step, because } => vec![format!("skipped  {step}  ({because})")],
-        Event::RunFinished { executed, cached, failed, skipped, seconds, folder } => {
+        Event::RunFinished { executed, cached, failed, skipped, seconds, slowest, folder } => {
             let mut parts = vec![format!("{executed} run"), format!("{cached} cached")];
             parts.extend((*failed > 0).then(|| format!("{failed} failed")));
             parts.extend((*skipped > 0).then(|| format!("{skipped} skipped")));
-            vec![format!("{} in {seconds:.1} s; {folder}", parts.join(", "))]
+            let mut lines = vec![format!("{} in {seconds:.1} s; {folder}", parts.join(", "))];
+            // Of a single step, its own line has said it.
+            if slowest.len() > 1 {
+                let steps: Vec<String> =
+                    slowest.iter().map(|(step, seconds)| format!("{step} {seconds:.1} s")).collect();
+                lines.insert(0, format!("slowest  {}", steps.join(", ")));
+            }
+            lines
         }
     }
 }
@@ -84,7 +95,7 @@ struct Lines {
 }
 
 impl Progress for Lines {
-    fn begin(&self, total: Option<u64>, unit: &'static str) {
+    fn begin(&self, total: Option<u64>, unit: &str) {
         if let Ok(mut pace) = self.pace.lock() {
             *pace = Pace::new(total, unit);
         }
@@ -96,7 +107,7 @@ impl Progress for Lines {
             return;
         }
         let total = pace.total.map(|total| format!("/{total}")).unwrap_or_default();
-        let left = pace.left(done).map(|left| format!(", {} left", HumanDuration(left))).unwrap_or_default();
+        let left = pace.left(done).map(|left| format!(", {} left", Pace::brief(left))).unwrap_or_default();
         eprintln!("         {}  {done}{total} {} {message}{left}", self.step, pace.unit);
     }
 

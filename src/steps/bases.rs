@@ -73,6 +73,12 @@ impl Bases {
         Ok(Bare { model, kept: false })
     }
 
+    /// Content of the base that is kept.
+    pub(crate) fn kept(&self) -> Option<Digest> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|loaded| loaded.digest.clone())
+    }
+
     /// Lets it go.
     pub(super) fn clear(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{StepContext, process};
-use crate::{error::hinted, params::CommandParams};
+use crate::{env, error::hinted, params::CommandParams};
 
 pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<()> {
     let log = ctx.log.lock().ok().and_then(|file| file.try_clone().ok()).context("cannot share the log")?;
@@ -23,6 +23,9 @@ pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<(
     command.env("INPUTS", all);
     for (name, reference) in &params.steps {
         command.env(format!("STEP_{}", name.to_uppercase()), &ctx.input(reference)?.path);
+    }
+    if let Some(gpus) = ctx.gpus {
+        command.env(env::CUDA_VISIBLE_DEVICES, gpus);
     }
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let status = process::run(&mut command, ctx.cancel)?;

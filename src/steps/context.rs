@@ -62,12 +62,14 @@ pub struct StepContext<'a> {
     pub checkpoints: &'a Path,
     /// The artifacts that the parameters name, by node id.
     pub inputs: &'a BTreeMap<String, Arc<Input>>,
-    /// Bases that other steps of this run have loaded.
+    /// Bases that other steps have loaded in this process.
     pub bases: &'a Bases,
     /// Where files of the web are kept by their digest.
     pub downloads: &'a Path,
     /// A folder for TensorBoard's files; it need not exist yet, and is no part of the result.
     pub tensorboard: &'a Path,
+    /// `CUDA_VISIBLE_DEVICES` of the programs that the step starts, where cards were handed out.
+    pub gpus: Option<&'a str>,
     /// Where to report how far the step is.
     pub progress: &'a dyn Progress,
     /// Ask this in long loops.

@@ -25,7 +25,12 @@ use serde_json::Value;
 
 pub use bases::Bases;
 pub use context::{Input, StepContext};
-pub(crate) use process::kill_running;
+pub(crate) use process::{Group, Signal, kill_running};
+
+/// Whether a base that others may want again is in the way of this kind's own needs.
+pub(crate) fn takes_the_memory(kind: &str) -> bool {
+    matches!(kind, "train" | "pretrain" | "merge" | "command")
+}
 
 /// Runs a step of this kind with normalized parameters.
 ///
@@ -35,8 +40,7 @@ pub fn run(kind: &str, params: &Value, ctx: &StepContext) -> anyhow::Result<()> 
     fn read<P: DeserializeOwned>(params: &Value) -> anyhow::Result<P> {
         Ok(serde_json::from_value(params.clone())?)
     }
-    // Those that need the memory themselves.
-    if let "train" | "pretrain" | "merge" | "command" = kind {
+    if takes_the_memory(kind) {
         ctx.bases.clear();
     }
     match kind {

@@ -9,14 +9,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use rustix::process::{Pid, Signal, kill_process_group};
+pub(crate) use rustix::process::Signal;
+use rustix::process::{Pid, kill_process_group};
 
-use crate::cancel::Cancel;
+use crate::{cancel::Cancel, env};
 
-/// Time between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// Groups that run now, for the second ctrl-C.
+/// Groups that run now, for those who end this process at once.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 /// Kills the process groups of all running children.
@@ -32,11 +30,25 @@ fn signal_group(id: u32, signal: Signal) {
     }
 }
 
-/// Kills the group when dropped while the child still runs.
-struct Group(Child);
+/// A child that leads a process group. Killed with its group when dropped while it still runs.
+#[derive(Debug)]
+pub(crate) struct Group(pub(crate) Child);
 
 impl Group {
-    fn signal(&self, signal: Signal) {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub(crate) fn start(command: &mut Command) -> std::io::Result<Self> {
+        let child = command.process_group(0).spawn()?;
+        if let Ok(mut running) = RUNNING.lock() {
+            running.insert(child.id());
+        }
+        Ok(Self(child))
+    }
+
+    /// To every process of the group.
+    pub(crate) fn signal(&self, signal: Signal) {
         signal_group(self.0.id(), signal);
     }
 }
@@ -53,16 +65,12 @@ impl Drop for Group {
     }
 }
 
-/// Runs a command to its end, or stops it when asked to.
+/// Runs a command to its end, or stops it when asked to: SIGTERM, and SIGKILL if that does not help.
 ///
 /// # Errors
 /// When it cannot be started, or [`crate::cancel::Cancelled`].
 pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<ExitStatus> {
-    let child = command.process_group(0).spawn().context("cannot start the shell")?;
-    if let Ok(mut running) = RUNNING.lock() {
-        running.insert(child.id());
-    }
-    let mut group = Group(child);
+    let mut group = Group::start(command).context("cannot start the shell")?;
     let mut asked: Option<Instant> = None;
     let mut pause = Duration::from_millis(1);
     loop {
@@ -78,7 +86,7 @@ pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<Exit
                 group.signal(Signal::TERM);
                 asked = Some(Instant::now());
             }
-            Some(since) if since.elapsed() > GRACE => group.signal(Signal::KILL),
+            Some(since) if since.elapsed() > env::stop_grace() => group.signal(Signal::KILL),
             _ => {}
         }
         std::thread::sleep(pause);

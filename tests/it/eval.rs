@@ -17,7 +17,7 @@ use evergraft::{
 };
 use serde_json::Value;
 
-use crate::{space::Space, tiny};
+use crate::{processes::kill, space::Space, tiny};
 
 const GENERATE: &str = r#"
 task: colours
@@ -198,8 +198,7 @@ fn a_killed_evaluation_goes_on_and_gives_the_same_bytes() {
                 None => std::thread::sleep(Duration::from_millis(2)),
             }
         };
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill(&mut child, &space);
         // As if the kill had torn the last line.
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 2]).unwrap();

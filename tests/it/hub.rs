@@ -670,7 +670,7 @@ fn progress_counts_all_files_together() {
     #[derive(Default)]
     struct Seen(Mutex<Vec<(Option<u64>, u64)>>);
     impl evergraft::progress::Progress for Seen {
-        fn begin(&self, total: Option<u64>, unit: &'static str) {
+        fn begin(&self, total: Option<u64>, unit: &str) {
             assert_eq!(unit, "MiB");
             self.0.lock().unwrap().push((total, 0));
         }

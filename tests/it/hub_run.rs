@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     hub_server::{COMMIT, Hub, NEWER, Reply, ranged, sha256},
+    processes::kill,
     space::{Ran, Space},
 };
 
@@ -187,8 +188,7 @@ fn a_killed_download_goes_on_where_it_was() {
         assert!(start.elapsed() < Duration::from_secs(30), "the download did not begin");
         std::thread::sleep(Duration::from_millis(10));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(&mut child, &world.space);
     world.hub.behave();
     world.expect(0, &["run", "--only", "old"]);
     let starts: Vec<_> =

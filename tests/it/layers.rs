@@ -76,7 +76,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["recipe", "plan", "exec", "commands", "cli", "report", "train", "eval", "model", "peft", "steps"],
     ),
     ("exec", &["recipe", "commands", "cli", "report", "train", "eval", "model", "peft"]),
-    ("estimate", &["recipe", "cache", "steps", "commands", "cli", "report", "key", "hub", "progress"]),
+    ("estimate", &["recipe", "cache", "commands", "cli", "report", "key", "hub", "progress"]),
 ];
 
 /// What only `commands` may know.

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::space::{Ran, Space};
+use crate::{
+    processes::wait_until_a_log_says,
+    space::{Ran, Space},
+};
 
 const CHAIN: &str = r#"version: 1
 name: chain
@@ -197,28 +200,13 @@ fn a_changed_artifact_is_made_anew() {
     space.expect(0, &["cache", "verify"]);
 }
 
-/// Waits for a running step to have written this into its log.
-fn wait_until_a_log_says(tmp: &Path, words: &str) {
-    let start = Instant::now();
-    let said = || {
-        let Ok(entries) = std::fs::read_dir(tmp) else { return false };
-        entries.flatten().any(|entry| {
-            std::fs::read_to_string(entry.path().join("log.txt")).is_ok_and(|log| log.contains(words))
-        })
-    };
-    while !said() {
-        assert!(start.elapsed() < Duration::from_secs(30), "no step wrote {words:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn a_killed_runner_loses_only_the_step_that_ran() {
     let recipe = "version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"echo x > x\", outputs: [x] } }\n  b: { uses: command, with: { run: \"echo half > y; echo begun; sleep 1; cat \\\"$STEP_A/x\\\" > y\", steps: { a: \"${{ steps.a }}\" }, outputs: [y] } }\n";
     let space = Space::new(recipe);
     let tmp = space.path().join("cache/steps-v1/tmp");
     let mut child = space.command(&["run", "-q"]).stderr(Stdio::null()).spawn().unwrap();
-    wait_until_a_log_says(&tmp, "begun");
+    wait_until_a_log_says(&space, "begun");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(space.run(&["plan"]).stdout.contains("1 cached, 1 to run"));
@@ -236,7 +224,7 @@ fn ctrl_c_stops_the_step_and_keeps_what_is_done() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let mut child = space.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let start = Instant::now();
-        wait_until_a_log_says(&tmp, "begun");
+        wait_until_a_log_says(&space, "begun");
         let pid = child.id().to_string();
         std::process::Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(code));

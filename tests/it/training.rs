@@ -17,6 +17,7 @@ use evergraft::{
 
 use crate::{
     method::{adapter, rows, weights},
+    processes::kill,
     space::Space,
     tiny,
 };
@@ -663,8 +664,7 @@ fn a_checkpoint_damaged_on_the_disk_is_warned_of_once() {
     let space = Space::new(&recipe(40, "save_steps: 4"));
     let mut child = space.command(&["run", "-q"]).stderr(Stdio::null()).spawn().unwrap();
     wait_for_checkpoint(&space, 4);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(&mut child, &space);
     let [key] = &steps_in(&space.path().join("cache/steps-v1/checkpoints"))[..] else { panic!() };
     let folder = space.path().join("cache/steps-v1/checkpoints").join(key);
     let newest = steps_in(&folder).into_iter().rfind(|name| name.starts_with("step-")).unwrap();

@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// The keys of a step.
-pub(crate) const STEP_KEYS: [&str; 9] =
-    ["uses", "with", "needs", "matrix", "when", "resources", "timeout", "retries", "description"];
+pub(crate) const STEP_KEYS: [&str; 10] =
+    ["uses", "extends", "with", "needs", "matrix", "when", "resources", "timeout", "retries", "description"];
 /// The keys of `defaults` that are not fields of `with`.
 pub(crate) const STEP_DEFAULTS: [&str; 3] = ["resources", "timeout", "retries"];
 

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use petgraph::graph::NodeIndex;
 
-use super::keys::{Keys, as_input, reason};
+use super::keys::{Keys, as_input, not_read, reason};
 use crate::{
     cache::{Cache, LockOptions, Lookup, MissReason, Record, Workspace},
     cancel::{Cancel, Cancelled},
@@ -100,16 +100,6 @@ impl Worker<'_> {
             let input = as_input(job.node, &record, &key, self.cache, &job.inputs);
             Ok(Success { input, record, cached })
         };
-        if job.only_cached {
-            return match self.cache.peek(&digest) {
-                Ok(record) => success(record, true),
-                Err(_) => Err(crate::error::hinted(
-                    "it is not selected, and no result of it is in the cache",
-                    "select it too, or leave out --only/--from",
-                )
-                .into()),
-            };
-        }
         let on_wait = |message: &str| {
             let _ = messages.send(Message::Waiting(job.index, message.to_owned()));
         };
@@ -118,12 +108,23 @@ impl Worker<'_> {
             Error::Signal(_) => self.stopped(job, Cancelled.into()),
             other => other,
         })?;
+        for warning in self.cache.take_warnings() {
+            let _ = messages.send(Message::Warned(job.index, warning));
+        }
         let (miss, lock) = match found {
             Lookup::Hit(record) => return success(*record, true),
+            Lookup::Miss(..) if job.only_cached => {
+                return Err(crate::error::hinted(
+                    "it is not selected, and no result of it is in the cache",
+                    "select it too, or leave out --only/--from",
+                )
+                .into());
+            }
             Lookup::Miss(reason, lock) => (reason, lock),
         };
         let why = match miss {
             _ if job.forced => "forced".to_owned(),
+            MissReason::NotRead(mode) => not_read(mode),
             MissReason::New => reason(self.cache, self.recipe, &job.node.id, &key),
             MissReason::Damaged(problem) => {
                 let warning = format!("{problem}, so it runs again");

@@ -1,6 +1,7 @@
 //! One binary for all integration tests.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod cache;
 mod check;
 mod devices;
 mod engine;
@@ -11,12 +12,15 @@ mod hub;
 mod hub_run;
 mod hub_server;
 mod import;
+mod insight;
+mod language;
 mod layers;
 mod memory;
 mod method;
 mod parity;
 mod pipeline;
 mod plan;
+mod remote;
 mod run;
 mod schema;
 mod space;

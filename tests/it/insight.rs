@@ -196,7 +196,7 @@ steps:
     ] {
         assert!(told.contains(words), "{words}: {told}");
     }
-    space.counts(&["--until", "a"]);
+    space.counts(&["--until", "a", "--set", "params.score=0.5"]);
     let told = space.expect(0, &["diff", first, "chain/latest"]).stdout;
     assert!(told.contains("b: only the first run has a result of it"), "{told}");
     let json = space.expect(0, &["diff", first, "chain/latest", "--format", "json"]).stdout;

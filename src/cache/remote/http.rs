@@ -46,8 +46,7 @@ impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let service = self.clone();
         let (parts, body) = request.into_parts();
-        let Ok(body) = body.collect().await;
-        let request = Request::from_parts(parts, body.to_bytes());
+        let request = Request::from_parts(parts, body.collect().await?.to_bytes());
         let sent = tokio::task::spawn_blocking(move || service.send(request)).await;
         sent.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?
     }

@@ -54,6 +54,14 @@ impl From<Error> for Fault {
     }
 }
 
+/// What is added cannot be missing: the place for it is.
+fn not_taken(error: Error) -> Fault {
+    match error.into() {
+        Fault::Missing => Fault::Down(anyhow::anyhow!("there is no such bucket")),
+        other => other,
+    }
+}
+
 /// A store, and the folder in it.
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
@@ -168,7 +176,7 @@ impl Objects {
             file.read_to_end(&mut bytes).with_context(cannot)?;
             return self.create(name, bytes);
         }
-        let mut upload = self.runtime.block_on(self.store.put_multipart(&place))?;
+        let mut upload = self.runtime.block_on(self.store.put_multipart(&place)).map_err(not_taken)?;
         let mut send = || -> Result<(), Fault> {
             loop {
                 let mut piece = Vec::new();
@@ -193,10 +201,10 @@ impl Objects {
     pub(super) fn create(&self, name: &str, bytes: Vec<u8>) -> Result<(), Fault> {
         let mode = if self.is_wrong(name) { PutMode::Overwrite } else { PutMode::Create };
         let options = PutOptions { mode, ..PutOptions::default() };
-        let put = self.store.put_opts(&self.place(name), PutPayload::from(bytes), options);
-        match self.runtime.block_on(put) {
+        let place = self.place(name);
+        match self.runtime.block_on(self.store.put_opts(&place, PutPayload::from(bytes), options)) {
             Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(not_taken(error)),
         }
     }
 }

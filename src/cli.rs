@@ -1,12 +1,13 @@
 //! The command line: clap types and their help texts, no logic.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{exec, plan::Resources};
+use crate::{cache::Mode, env, exec, plan::Resources, units};
 
 const RECIPE: &str = "recipe.yaml";
+const OUTPUTS: &str = "outputs";
 
 /// Train a PEFT adapter once on an old base and carry it to the updated base (Trans-PEFT), as a
 /// reproducible pipeline described in one YAML recipe.
@@ -21,15 +22,34 @@ pub struct Cli {
     /// Work as if started in this folder.
     #[arg(short = 'C', long = "directory", value_name = "DIR", global = true)]
     pub directory: Option<PathBuf>,
-    /// The cache folder [default: $EVERGRAFT_CACHE_DIR, $XDG_CACHE_HOME/evergraft or ~/.cache/evergraft].
-    #[arg(long, value_name = "DIR", global = true)]
-    pub cache_dir: Option<PathBuf>,
+    /// Which caches.
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// Print warnings, errors and results only.
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Where results are looked for and kept.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheArgs {
+    /// The cache folder [default: $EVERGRAFT_CACHE_DIR, $XDG_CACHE_HOME/evergraft or ~/.cache/evergraft].
+    #[arg(long, value_name = "DIR", global = true)]
+    pub cache_dir: Option<PathBuf>,
+    /// What the cache folder is used for. What must not be kept there lies in the run's folder.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t, global = true)]
+    pub cache_mode: Mode,
+    /// A cache that other machines share: s3://bucket/folder, gs://..., az://... or a path. Credentials
+    /// come from the environment (AWS_ACCESS_KEY_ID, ...).
+    #[arg(long, value_name = "URL", env = env::REMOTE, global = true)]
+    pub remote: Option<String>,
+    /// What the remote cache is used for.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t, env = env::REMOTE_MODE, global = true)]
+    pub remote_mode: Mode,
 }
 
 /// The verbs.
@@ -48,17 +68,32 @@ pub enum Command {
         after_help = "Examples:\n  evergraft plan recipe.yaml\n  evergraft plan recipe.yaml --check     # exit code 5 if anything would run"
     )]
     Plan(PlanArgs),
-    /// Show field by field how a step's key differs from the last one.
-    #[command(after_help = "Example:\n  evergraft explain train -f recipe.yaml --set params.pc=0.3")]
-    Explain(StepArgs),
+    /// Show field by field how a step's key differs from its last one, and what before it led to that.
+    #[command(
+        after_help = "Examples:\n  evergraft explain train\n  evergraft explain 'train[seed=1]' recipe.yaml --set params.pc=0.3"
+    )]
+    Explain(ExplainArgs),
     /// Draw the steps and their edges.
     #[command(
         after_help = "Examples:\n  evergraft graph recipe.yaml --format mermaid\n  evergraft graph recipe.yaml --format dot | dot -Tsvg > graph.svg"
     )]
     Graph(GraphArgs),
-    /// Print the log of a step's result.
-    #[command(after_help = "Example:\n  evergraft log 'train[method=lora,seed=1]' -f recipe.yaml")]
-    Log(StepSelector),
+    /// Print the log of a step's result, or of a step that runs now.
+    #[command(
+        after_help = "Examples:\n  evergraft log 'train[method=lora,seed=1]' recipe.yaml\n  evergraft log train --follow"
+    )]
+    Log(LogArgs),
+    /// Tell what the newest run of a recipe is at, or came to, step by step.
+    #[command(
+        after_help = "Examples:\n  evergraft status recipe.yaml\n  evergraft status --run outputs/quickstart/latest --format json"
+    )]
+    Status(StatusArgs),
+    /// Compare two runs: parameters, inputs and metrics of every step.
+    #[command(after_help = "Example:\n  evergraft diff quickstart/20261125T220000000Z-17 quickstart/latest")]
+    Diff(DiffArgs),
+    /// Write a commented recipe to begin with, and its schema for editors.
+    #[command(after_help = "Example:\n  evergraft init my-recipe.yaml")]
+    Init(InitArgs),
     /// List the devices that this program can compute on here, the best first.
     #[command(after_help = "Example:\n  evergraft devices")]
     Devices(DevicesArgs),
@@ -107,18 +142,9 @@ pub struct RunArgs {
     /// Only tell what would run, as `plan` does.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// Run these steps whatever is cached; without a name, all.
-    #[arg(long, value_name = "STEP", num_args = 0..=1, require_equals = true, default_missing_value = "*")]
-    pub force: Vec<String>,
-    /// These steps alone; what they need must be cached.
-    #[arg(long, value_name = "STEP")]
-    pub only: Vec<String>,
-    /// These steps and all that need them.
-    #[arg(long, value_name = "STEP")]
-    pub from: Vec<String>,
-    /// These steps and all that they need.
-    #[arg(long, value_name = "STEP")]
-    pub until: Vec<String>,
+    /// Which part of it.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
     /// Ask the hub again which commits the `hf://` sources are, and write them into the lock file.
     #[arg(long)]
     pub update_lock: bool,
@@ -126,7 +152,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS")]
     pub lock_timeout: Option<u64>,
     /// Parent of the run folders.
-    #[arg(long, value_name = "DIR", default_value = "outputs")]
+    #[arg(long, value_name = "DIR", default_value = OUTPUTS)]
     pub outputs: PathBuf,
     /// Output form; json is one event a line.
     #[arg(long, value_enum, default_value_t)]
@@ -139,6 +165,9 @@ pub struct PlanArgs {
     /// Which recipe.
     #[command(flatten)]
     pub recipe: RecipeArgs,
+    /// Which part of it.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
     /// End with code 5 if a step would run.
     #[arg(long)]
     pub check: bool,
@@ -147,9 +176,26 @@ pub struct PlanArgs {
     pub format: Format,
 }
 
+/// Which part of a recipe.
+#[derive(Debug, Clone, Args)]
+pub struct SelectionArgs {
+    /// These steps alone; what they need must be cached.
+    #[arg(long, value_name = "STEP")]
+    pub only: Vec<String>,
+    /// These steps and all that need them.
+    #[arg(long, value_name = "STEP")]
+    pub from: Vec<String>,
+    /// These steps and all that they need.
+    #[arg(long, value_name = "STEP")]
+    pub until: Vec<String>,
+    /// Run these steps whatever is cached; without a name, all.
+    #[arg(long, value_name = "STEP", num_args = 0..=1, require_equals = true, default_missing_value = "*")]
+    pub force: Vec<String>,
+}
+
 /// `explain`.
 #[derive(Debug, Args)]
-pub struct StepArgs {
+pub struct ExplainArgs {
     /// Which step.
     #[command(flatten)]
     pub step: StepSelector,
@@ -158,17 +204,67 @@ pub struct StepArgs {
     pub format: Format,
 }
 
+/// `log`.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Which step.
+    #[command(flatten)]
+    pub step: StepSelector,
+    /// Show the log of a running step as it grows, until the step is over.
+    #[arg(long)]
+    pub follow: bool,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Which recipe.
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// This run instead of the recipe's newest.
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// Parent of the run folders.
+    #[arg(long, value_name = "DIR", default_value = OUTPUTS)]
+    pub outputs: PathBuf,
+    /// Output form.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// A run: its folder, or `<recipe>/<run>` below the parent of the run folders.
+    #[arg(value_name = "RUN")]
+    pub first: PathBuf,
+    /// The run to compare it with.
+    #[arg(value_name = "RUN")]
+    pub second: PathBuf,
+    /// Parent of the run folders.
+    #[arg(long, value_name = "DIR", default_value = OUTPUTS)]
+    pub outputs: PathBuf,
+    /// Output form.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The file to write.
+    #[arg(default_value = RECIPE)]
+    pub recipe: PathBuf,
+}
+
 /// A step of a recipe.
 #[derive(Debug, Args)]
 pub struct StepSelector {
     /// A step (all its cells) or one cell, e.g. `train[seed=1]`.
     pub step: String,
-    /// The recipe.
-    #[arg(short = 'f', long, default_value = RECIPE)]
-    pub recipe: PathBuf,
-    /// Change a value, as for `run`.
-    #[arg(long, value_name = "PATH=VALUE")]
-    pub set: Vec<String>,
+    /// Which recipe.
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
 }
 
 /// `graph`.
@@ -215,13 +311,31 @@ pub enum CacheCommand {
         format: Format,
     },
     /// Read everything again and compare it with its digests; exit code 6 if something differs.
-    #[command(after_help = "Example: evergraft cache verify")]
+    #[command(after_help = "Examples:\n  evergraft cache verify\n  evergraft cache verify --repair")]
     Verify {
+        /// Move what is damaged aside: its steps run again.
+        #[arg(long)]
+        repair: bool,
+        /// Seconds to wait for those who use the cache, with --repair [default: as long as they live].
+        #[arg(long, value_name = "SECONDS")]
+        lock_timeout: Option<u64>,
         /// Output form.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Remove everything, or what unfinished steps left.
+    /// Remove results by age, size, or because nothing leads to them. What a kept run needs stays, and
+    /// runs at work are waited for.
+    #[command(
+        after_help = "Examples:\n  evergraft cache prune --older-than 30d --dry-run\n  evergraft cache prune --max-size 50G --unreachable"
+    )]
+    Prune(PruneArgs),
+    /// Keep the results of a run, whatever `prune` is asked for; without a run, list those kept.
+    #[command(after_help = "Example: evergraft cache keep quickstart/latest")]
+    Keep(KeepArgs),
+    /// Let `prune` remove the results of a kept run again.
+    #[command(after_help = "Example: evergraft cache unkeep quickstart/latest")]
+    Unkeep(KeepArgs),
+    /// Remove everything, kept runs too, or what unfinished steps left.
     #[command(after_help = "Example: evergraft cache clean --checkpoints")]
     Clean {
         /// Remove only the checkpoints of steps that were stopped; they start over then.
@@ -231,6 +345,53 @@ pub enum CacheCommand {
         #[arg(long, value_name = "SECONDS")]
         lock_timeout: Option<u64>,
     },
+}
+
+/// `cache prune`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("rules").required(true).multiple(true)))]
+pub struct PruneArgs {
+    /// Results that were not used for so long: `30d`, `12h`.
+    #[arg(long, value_name = "TIME", group = "rules", value_parser = time)]
+    pub older_than: Option<Duration>,
+    /// Those used least recently, until the cache is no larger: `50G`, `500M`.
+    #[arg(long, value_name = "SIZE", group = "rules", value_parser = size)]
+    pub max_size: Option<u64>,
+    /// What no result leads to: leftovers of killed runs, damaged records, what `verify --repair` moved.
+    #[arg(long, group = "rules")]
+    pub unreachable: bool,
+    /// Only tell what would go.
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Seconds to wait for those who use the cache [default: as long as they live].
+    #[arg(long, value_name = "SECONDS")]
+    pub lock_timeout: Option<u64>,
+    /// Output form.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `cache keep`, `cache unkeep`.
+#[derive(Debug, Args)]
+pub struct KeepArgs {
+    /// A run: its folder, or `<recipe>/<run>` below the parent of the run folders.
+    #[arg(value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// Parent of the run folders.
+    #[arg(long, value_name = "DIR", default_value = OUTPUTS)]
+    pub outputs: PathBuf,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let seconds = units::seconds(text).filter(|seconds| (0.0..3.2e9).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "expected a time such as `30d`, `12h` or `90s`".to_owned())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let bytes = text.parse().ok().or_else(|| units::bytes(text));
+    bytes.ok_or_else(|| "expected a size such as `50G`, `500M` or a number of bytes".to_owned())
 }
 
 /// Arguments of `schema`.

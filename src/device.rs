@@ -11,7 +11,7 @@ use crate::{
 
 /// Every device of this machine that the program was built for, the best first.
 pub fn present() -> impl Iterator<Item = DeviceName> {
-    let cpu = [DeviceName::LibTorch, DeviceName::Flex];
+    let cpu = [DeviceName::Flex, DeviceName::LibTorch];
     (0..cuda_count())
         .map(DeviceName::LibTorchCuda)
         .chain(cpu.into_iter().filter(|device| device.is_compiled_in()))

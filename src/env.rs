@@ -5,6 +5,10 @@ use std::{path::PathBuf, time::Duration};
 
 /// Folder of the step cache; wins over `XDG_CACHE_HOME` and `HOME`.
 pub const CACHE_DIR: &str = "EVERGRAFT_CACHE_DIR";
+/// Address of a cache that other machines share; `--remote` wins.
+pub const REMOTE: &str = "EVERGRAFT_REMOTE";
+/// What the remote cache is used for: `off`, `read`, `write` or `read-write`; `--remote-mode` wins.
+pub const REMOTE_MODE: &str = "EVERGRAFT_REMOTE_MODE";
 /// Any value but `0` turns progress bars off (plain lines remain).
 pub const NO_PROGRESS: &str = "EVERGRAFT_NO_PROGRESS";
 /// Set by continuous-integration services: no progress bars.

@@ -34,3 +34,4 @@ pub mod report;
 pub mod rng;
 pub mod steps;
 pub mod train;
+mod units;

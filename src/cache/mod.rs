@@ -9,18 +9,30 @@
 //! <cache>/steps-v1/last/<node>           the key that a node of a recipe last had, for `explain`
 //! <cache>/steps-v1/sources/<path>      digests of files outside the cache, so that they are read once
 //! <cache>/steps-v1/checkpoints/<key>/   where a killed training goes on; gone once its result is there
-//! <cache>/steps-v1/locks/<key>, tmp/
+//! <cache>/steps-v1/kept/<run>          the keys that a kept run needs
+//! <cache>/steps-v1/locks/<key>, users/, tmp/, damaged/, format
 //! <cache>/downloads-v1/<sha256>/         files of the web, kept by the steps that fetch them
 //! ```
 
+mod files;
+mod folder;
+mod kept;
 mod lock;
+mod mode;
+mod prune;
 mod record;
+mod remote;
 mod sources;
 mod store;
 mod verify;
 
+pub use folder::Cache;
+pub use kept::KeptRun;
 pub use lock::{LockOptions, UseLock};
+pub use mode::Mode;
+pub use prune::{PruneRules, Pruned, PrunedItem};
 pub use record::{ArtifactFile, Record};
+pub use remote::Remote;
 pub use sources::Source;
-pub use store::{Cache, EntryLock, Lookup, MissReason, Workspace};
+pub use store::{EntryLock, Lookup, MissReason, Workspace};
 pub use verify::{Damage, Size};

@@ -34,6 +34,31 @@ pub struct Record {
     pub warnings: Vec<String>,
 }
 
+/// What a record says beside its digests and files.
+pub(super) struct About {
+    pub(super) key: StepKey,
+    pub(super) node: String,
+    pub(super) evergraft: String,
+    pub(super) committed_at: u64,
+    pub(super) duration_ms: u64,
+    pub(super) warnings: Vec<String>,
+}
+
+impl About {
+    /// That of a record which was made elsewhere.
+    pub(super) fn of(record: Record) -> Self {
+        let Record { key, node, evergraft, committed_at, duration_ms, warnings, .. } = record;
+        Self { key, node, evergraft, committed_at, duration_ms, warnings }
+    }
+
+    /// The whole record.
+    pub(super) fn with(self, digest: &Digest, artifact: Digest, files: Vec<ArtifactFile>) -> Record {
+        let Self { key, node, evergraft, committed_at, duration_ms, warnings } = self;
+        let digest = digest.clone();
+        Record { digest, key, artifact, files, node, evergraft, committed_at, duration_ms, warnings }
+    }
+}
+
 /// One file of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArtifactFile {
@@ -51,7 +76,7 @@ pub struct ArtifactFile {
 }
 
 /// The longest record that is read; a longer one is damaged.
-const MAX_BYTES: u64 = 64 << 20;
+pub(super) const MAX_BYTES: u64 = 64 << 20;
 
 impl Record {
     /// Reads a record; `None` when there is none.
@@ -63,11 +88,15 @@ impl Record {
         };
         ensure!(about.len() <= MAX_BYTES, "the record is too long");
         let record: Self = parse_checked_json(&fs::read(path)?)?;
-        ensure!(
-            &record.digest == digest && record.key.digest() == *digest,
-            "the record belongs to another key"
-        );
+        record.must_be_of(digest)?;
         Ok(Some(record))
+    }
+
+    /// # Errors
+    /// When it is that of another key.
+    pub(super) fn must_be_of(&self, digest: &Digest) -> anyhow::Result<()> {
+        ensure!(&self.digest == digest && self.key.digest() == *digest, "the record belongs to another key");
+        Ok(())
     }
 
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {

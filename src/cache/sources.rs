@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::store::{BUCKET, Cache};
+use super::Cache;
 use crate::{
     digest::Digest,
     durable::{self, checked_json, parse_checked_json},
@@ -62,8 +62,10 @@ impl Cache {
     pub fn source(&self, path: &Path) -> anyhow::Result<Source> {
         let looks = looks(path)?;
         let name = Digest::of_bytes(path.as_os_str().as_encoded_bytes());
-        let memory = self.root.join(BUCKET).join("sources").join(name.hex());
-        let known = std::fs::read(&memory).ok().and_then(|bytes| parse_checked_json::<Source>(&bytes).ok());
+        let memory = Path::new("sources").join(name.hex());
+        let known = std::fs::read(self.find(&memory))
+            .ok()
+            .and_then(|bytes| parse_checked_json::<Source>(&bytes).ok());
         if let Some(known) = known.filter(|known| known.path == path && known.looks == looks) {
             return Ok(known);
         }
@@ -72,11 +74,12 @@ impl Cache {
         let newest = source.looks.iter().map(|look| look.modified_ns.max(look.changed_ns)).max();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let settled = now.saturating_sub(SETTLED).as_nanos() as i128;
-        if newest.is_some_and(|newest| newest < settled)
+        if self.keeps_notes()
+            && newest.is_some_and(|newest| newest < settled)
             && let Ok(bytes) = checked_json(&source)
         {
             // Only speed suffers when this fails.
-            let _ = durable::write(&memory, &bytes);
+            let _ = durable::write(&self.own(memory), &bytes);
         }
         Ok(source)
     }
@@ -106,7 +109,10 @@ fn looks(path: &Path) -> anyhow::Result<Vec<Look>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Mode, folder::BUCKET},
+        *,
+    };
 
     fn settle(path: &Path) {
         let old = SystemTime::now() - Duration::from_secs(60);
@@ -116,7 +122,7 @@ mod tests {
     #[test]
     fn a_change_that_keeps_size_and_time_is_seen() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(&dir.path().join("cache")).unwrap();
+        let cache = Cache::open(&dir.path().join("cache"), Mode::default()).unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "one").unwrap();
         settle(&path);
@@ -132,7 +138,7 @@ mod tests {
     #[test]
     fn a_settled_file_is_read_once() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(&dir.path().join("cache")).unwrap();
+        let cache = Cache::open(&dir.path().join("cache"), Mode::default()).unwrap();
         let path = dir.path().join("file");
         let start = std::time::Instant::now();
         std::fs::write(&path, "one").unwrap();

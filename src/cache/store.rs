@@ -8,31 +8,22 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 
 use super::{
-    lock::{self, LockOptions, UseLock},
-    record::{ArtifactFile, Record},
+    Cache, Mode,
+    files::{self, content, list},
+    folder::{self, CHECKPOINTS},
+    lock::{self, LockOptions},
+    record::{About, ArtifactFile, Record},
 };
 use crate::{
+    cancel::Cancel,
     digest::Digest,
     durable::{self, checked_json, parse_checked_json},
-    error::{Error, hinted},
+    error::Error,
     key::StepKey,
 };
-
-/// The folder of everything that this format of the cache holds.
-pub(super) const BUCKET: &str = "steps-v1";
-/// The folder of what unfinished steps go on from.
-pub(super) const CHECKPOINTS: &str = "checkpoints";
-/// The folder of files of the web, by their digest.
-pub(super) const DOWNLOADS: &str = "downloads-v1";
-const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of evergraft; `evergraft cache clean` empties it.\n";
-
-/// An opened cache folder.
-#[derive(Debug)]
-pub struct Cache {
-    pub(super) root: PathBuf,
-}
 
 /// What a look-up found.
 pub enum Lookup {
@@ -49,6 +40,8 @@ pub enum MissReason {
     New,
     /// There is one, but something is wrong with it.
     Damaged(String),
+    /// Nobody looked: the mode forbids it.
+    NotRead(Mode),
 }
 
 /// The right to save one entry. [`Cache::workspace`] and [`Cache::commit`] ask for it.
@@ -77,64 +70,24 @@ impl Workspace {
 }
 
 impl Cache {
-    /// Opens a cache, making its folders when they are not there.
-    ///
-    /// # Errors
-    /// When the folder cannot be written.
-    pub fn open(root: &Path) -> anyhow::Result<Self> {
-        let root = std::path::absolute(root)?;
-        let prepare = || -> std::io::Result<()> {
-            fs::create_dir_all(&root)?;
-            for (name, text) in [("CACHEDIR.TAG", TAG), (".gitignore", "*\n")] {
-                if !root.join(name).exists() {
-                    fs::write(root.join(name), text)?;
-                }
-            }
-            make_folders(&root)
-        };
-        prepare().map_err(|error| {
-            hinted(
-                format!("cannot use the cache folder `{}`: {error}", root.display()),
-                format!("choose another with --cache-dir or {}", crate::env::CACHE_DIR),
-            )
-        })?;
-        Ok(Self { root })
-    }
-
-    /// The cache's folder.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Marks the cache as used; while held, `clean` waits.
-    ///
-    /// # Errors
-    /// When somebody is cleaning it for too long.
-    pub fn lock_shared(&self, options: &LockOptions) -> Result<UseLock, Error> {
-        let lock = UseLock::take(&self.root.join("use.lock"), false, options)?;
-        // `clean` may have held the lock until now.
-        make_folders(&self.root).context("cannot use the cache folder")?;
-        Ok(lock)
-    }
-
-    /// Takes the cache alone.
-    ///
-    /// # Errors
-    /// When somebody uses it for too long.
-    pub fn lock_alone(&self, options: &LockOptions) -> Result<UseLock, Error> {
-        UseLock::take(&self.root.join("use.lock"), true, options)
-    }
-
     /// What is there for a key, without a lock.
     pub fn peek(&self, digest: &Digest) -> Result<Record, MissReason> {
-        match Record::read(&self.record_path(digest), digest) {
+        if !self.mode.reads() {
+            return Err(MissReason::NotRead(self.mode));
+        }
+        match Record::read(&self.find(folder::record(digest)), digest) {
             Ok(None) => Err(MissReason::New),
             Err(error) => Err(MissReason::Damaged(format!("its cache record is damaged ({error:#})"))),
-            Ok(Some(record)) => match self.check_quickly(&record) {
+            Ok(Some(record)) => match files::check_quickly(&record, &self.artifact_path(&record.artifact)) {
                 Ok(()) => Ok(record),
                 Err(error) => Err(MissReason::Damaged(format!("its cached result is damaged ({error:#})"))),
             },
         }
+    }
+
+    /// What the remote cache promises for a key. Nothing is fetched but the record.
+    pub fn peek_remote(&self, digest: &Digest) -> Option<Record> {
+        self.remote.as_ref()?.record(digest).map(|found| found.record)
     }
 
     /// A result, or the lock to make one. Waits while another process makes it.
@@ -143,16 +96,88 @@ impl Cache {
     /// When the wait is cut short or the cache cannot be written.
     pub fn lookup(&self, digest: &Digest, force: bool, options: &LockOptions) -> Result<Lookup, Error> {
         if !force && let Ok(record) = self.peek(digest) {
+            self.mark_used(digest);
             return Ok(Lookup::Hit(Box::new(record)));
         }
-        let path = self.root.join(BUCKET).join("locks").join(digest.hex());
-        let file = lock::acquire(&path, true, "a step of the cache", options)?;
+        let path = self.own("locks").join(digest.hex());
+        let file = lock::acquire(&path, "a step of the cache", options)?;
         let lock = EntryLock { digest: digest.clone(), _file: file };
         // Whoever held the lock may have made the result.
-        match self.peek(digest) {
-            Ok(record) if !force => Ok(Lookup::Hit(Box::new(record))),
-            Ok(_) => Ok(Lookup::Miss(MissReason::New, lock)),
-            Err(reason) => Ok(Lookup::Miss(reason, lock)),
+        let reason = match self.peek(digest) {
+            Ok(record) if !force => {
+                self.mark_used(digest);
+                return Ok(Lookup::Hit(Box::new(record)));
+            }
+            Ok(_) => MissReason::New,
+            Err(reason) => reason,
+        };
+        match if force { None } else { self.fetch(&lock, options.cancel) } {
+            Some(record) => {
+                if let MissReason::Damaged(problem) = reason {
+                    self.warn(&format!("{problem}, so the remote cache's is taken"));
+                }
+                Ok(Lookup::Hit(Box::new(record)))
+            }
+            None => Ok(Lookup::Miss(reason, lock)),
+        }
+    }
+
+    /// The result of the remote cache, committed here. Whatever is wrong with it is a warning.
+    fn fetch(&self, lock: &EntryLock, cancel: &Cancel) -> Option<Record> {
+        let remote = self.remote.as_ref()?;
+        let found = remote.record(&lock.digest)?;
+        let workspace = match self.workspace(lock) {
+            Ok(workspace) => workspace,
+            Err(error) => {
+                self.warn(&format!("nothing is fetched from the remote cache: {error:#}"));
+                return None;
+            }
+        };
+        if !remote.files(&found, &workspace, cancel) {
+            return None;
+        }
+        let about = About::of(found.record);
+        let saved = self.save(lock, workspace, about);
+        saved.map_err(|error| self.warn(&format!("cannot keep what the remote cache holds: {error:#}"))).ok()
+    }
+
+    /// The key of a result, whatever became of its files.
+    pub fn key_of(&self, digest: &Digest) -> Option<StepKey> {
+        Some(Record::read(&self.find(folder::record(digest)), digest).ok()??.key)
+    }
+
+    /// The key that once led to an artifact; the newest where several did. Reads every record.
+    pub fn maker_of(&self, artifact: &Digest) -> Option<StepKey> {
+        let records = self.records().ok()?.into_iter();
+        let digests = records.filter_map(|(_, name)| format!("blake3:{name}").parse::<Digest>().ok());
+        let made = digests
+            .filter_map(|digest| Record::read(&self.find(folder::record(&digest)), &digest).ok()?)
+            .filter(|record| record.artifact == *artifact);
+        made.max_by_key(|record| record.committed_at).map(|record| record.key)
+    }
+
+    /// The log of a step that runs now.
+    pub fn running_log(&self, digest: &Digest) -> Option<PathBuf> {
+        let prefix = format!("{}-", digest.short());
+        let entries = fs::read_dir(self.own("tmp")).into_iter().flatten().flatten();
+        let logs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        logs.map(|entry| entry.path().join("log.txt")).find(|log| log.is_file())
+    }
+
+    /// Gives a committed result to the remote cache. What goes wrong is a warning.
+    pub fn share(&self, record: &Record) {
+        if let Some(remote) = &self.remote {
+            remote.store(record, &self.artifact_path(&record.artifact), &self.log_path(&record.digest));
+        }
+    }
+
+    /// The time of the last use; `prune` goes by it. Another user's record may not allow it.
+    fn mark_used(&self, digest: &Digest) {
+        if self.mode.writes()
+            && let Ok(file) = File::open(self.own(folder::record(digest)))
+        {
+            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+            let _ = futimens(&file, &Timestamps { last_access: now, last_modification: now });
         }
     }
 
@@ -161,7 +186,7 @@ impl Cache {
     /// # Errors
     /// When it cannot be made.
     pub fn workspace(&self, lock: &EntryLock) -> anyhow::Result<Workspace> {
-        let tmp = self.root.join(BUCKET).join("tmp");
+        let tmp = self.own("tmp");
         let prefix = format!("{}-", lock.digest.short());
         if let Ok(entries) = fs::read_dir(&tmp) {
             for entry in entries.flatten() {
@@ -193,45 +218,29 @@ impl Cache {
         duration: Duration,
         warnings: Vec<String>,
     ) -> anyhow::Result<Record> {
-        let out = workspace.out();
-        // The files are never written again: a tool that opens one for writing must fail rather
-        // than change a result that others rely on.
-        for entry in walkdir::WalkDir::new(&out) {
-            let entry = entry?;
-            if entry.file_type().is_symlink() || !(entry.file_type().is_file() || entry.file_type().is_dir())
-            {
-                bail!(
-                    "the step left `{}`, which is neither a file nor a folder",
-                    entry.path().strip_prefix(&out).unwrap_or(entry.path()).display()
-                );
-            }
-            let executable = entry.metadata()?.permissions().mode() & 0o111 != 0;
-            let mode = match (entry.file_type().is_dir(), executable) {
-                (true, _) => 0o755,
-                (false, true) => 0o555,
-                (false, false) => 0o444,
-            };
-            fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
-        }
-        let files = list(&out)?;
-        let artifact = content(&files);
-        durable::sync_tree(&out)?;
-        let files = self.place_artifact(&out, &artifact, files)?;
-        let log = fs::read(workspace.log()).unwrap_or_default();
-        durable::write(&self.log_path(&lock.digest), &log)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let record = Record {
-            digest: lock.digest.clone(),
+        let about = About {
             key,
-            artifact,
-            files,
             node: node.to_owned(),
             evergraft: env!("CARGO_PKG_VERSION").to_owned(),
             committed_at: now.as_secs(),
             duration_ms: duration.as_millis() as u64,
             warnings,
         };
-        record.write(&self.record_path(&lock.digest))?;
+        self.save(lock, workspace, about)
+    }
+
+    fn save(&self, lock: &EntryLock, workspace: Workspace, about: About) -> anyhow::Result<Record> {
+        let out = workspace.out();
+        files::protect(&out)?;
+        let files = list(&out)?;
+        let artifact = content(&files);
+        durable::sync_tree(&out)?;
+        let files = self.place_artifact(&out, &artifact, files)?;
+        let log = fs::read(workspace.log()).unwrap_or_default();
+        durable::write(&self.own(folder::log(&lock.digest)), &log)?;
+        let record = about.with(&lock.digest, artifact, files);
+        record.write(&self.own(folder::record(&lock.digest)))?;
         self.forget_checkpoints(lock);
         Ok(record)
     }
@@ -239,12 +248,12 @@ impl Cache {
     /// Where a step keeps what it needs to go on after a kill. It outlives the workspace and goes
     /// with the commit.
     pub fn checkpoints(&self, lock: &EntryLock) -> PathBuf {
-        self.root.join(BUCKET).join(CHECKPOINTS).join(lock.digest.hex())
+        self.own(CHECKPOINTS).join(lock.digest.hex())
     }
 
     /// A file that the process locks which runs a step.
     pub fn process_lock(&self, lock: &EntryLock) -> PathBuf {
-        self.root.join(BUCKET).join("locks").join(format!("{}.process", lock.digest.hex()))
+        self.own("locks").join(format!("{}.process", lock.digest.hex()))
     }
 
     /// Makes the step start afresh. What cannot be removed is only in the way of disk space.
@@ -254,121 +263,27 @@ impl Cache {
 
     /// Remembers the key that a node of a recipe has now; `explain` compares with it.
     pub fn remember(&self, recipe: &str, node: &str, key: &StepKey) {
-        if self.last_key(recipe, node).as_ref() != Some(key)
+        if self.keeps_notes()
+            && self.last_key(recipe, node).as_ref() != Some(key)
             && let Ok(bytes) = checked_json(key)
         {
             // Only explanations suffer when this fails.
-            let _ = durable::write(&self.last_path(recipe, node), &bytes);
+            let _ = durable::write(&self.own(folder::last(recipe, node)), &bytes);
         }
     }
 
     /// The key that a node of a recipe had when it last ran or was found.
     pub fn last_key(&self, recipe: &str, node: &str) -> Option<StepKey> {
-        parse_checked_json(&fs::read(self.last_path(recipe, node)).ok()?).ok()
+        parse_checked_json(&fs::read(self.find(folder::last(recipe, node))).ok()?).ok()
     }
 
     /// How long a node of a recipe took when its result was made.
     pub fn last_duration(&self, recipe: &str, node: &str) -> Option<Duration> {
         let digest = self.last_key(recipe, node)?.digest();
-        let record = Record::read(&self.record_path(&digest), &digest).ok()??;
+        let record = Record::read(&self.find(folder::record(&digest)), &digest).ok()??;
         Some(Duration::from_millis(record.duration_ms))
     }
 
-    /// Where steps keep files of the web by their digest.
-    pub fn downloads(&self) -> PathBuf {
-        self.root.join(DOWNLOADS)
-    }
-
-    /// Folder of an artifact.
-    pub fn artifact_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join(BUCKET).join("artifacts").join(&digest.hex()[..2]).join(digest.hex())
-    }
-
-    /// Log of the run that made a key's result.
-    pub fn log_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join(BUCKET).join("logs").join(&digest.hex()[..2]).join(format!("{}.txt", digest.hex()))
-    }
-
-    fn record_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join(BUCKET).join("records").join(&digest.hex()[..2]).join(digest.hex())
-    }
-
-    fn last_path(&self, recipe: &str, node: &str) -> PathBuf {
-        let name = Digest::of_bytes(format!("{recipe}\n{node}").as_bytes());
-        self.root.join(BUCKET).join("last").join(name.hex())
-    }
-
-    /// Every file is there with its size; one whose time changed is read again.
-    fn check_quickly(&self, record: &Record) -> anyhow::Result<()> {
-        let folder = self.artifact_path(&record.artifact);
-        if !folder.is_dir() {
-            bail!("its files are gone");
-        }
-        let mut there = listing(&folder)?;
-        for file in &record.files {
-            let Some(now) = there.remove(&file.path) else { bail!("`{}` is missing", file.path) };
-            let same = now.size == file.size
-                && now.executable == file.executable
-                && (now.mtime_ns == file.mtime_ns
-                    || Digest::of_file(&folder.join(&file.path))? == file.digest);
-            if !same {
-                bail!("`{}` was changed", file.path);
-            }
-        }
-        if let Some(extra) = there.keys().next() {
-            bail!("`{extra}` was added");
-        }
-        Ok(())
-    }
-}
-
-fn make_folders(root: &Path) -> std::io::Result<()> {
-    for folder in ["records", "artifacts", "logs", "last", "sources", "locks", "tmp"] {
-        fs::create_dir_all(root.join(BUCKET).join(folder))?;
-    }
-    Ok(())
-}
-
-/// What a folder's listing says of a file.
-struct Listed {
-    size: u64,
-    mtime_ns: u64,
-    executable: bool,
-}
-
-fn listing(folder: &Path) -> anyhow::Result<std::collections::BTreeMap<String, Listed>> {
-    let mut out = std::collections::BTreeMap::new();
-    for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
-        let entry = entry?;
-        if entry.file_type().is_file() {
-            let about = entry.metadata()?;
-            let since = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-            let executable = about.permissions().mode() & 0o111 != 0;
-            let path = entry.path().strip_prefix(folder).expect("walkdir stays below its root");
-            let listed = Listed { size: about.len(), mtime_ns: since.as_nanos() as u64, executable };
-            out.insert(path.to_string_lossy().into_owned(), listed);
-        }
-    }
-    Ok(out)
-}
-
-/// Every file of an artifact, read in full.
-pub(super) fn list(folder: &Path) -> anyhow::Result<Vec<ArtifactFile>> {
-    listing(folder)?
-        .into_iter()
-        .map(|(path, Listed { size, mtime_ns, executable })| {
-            let digest = Digest::of_file(&folder.join(&path))?;
-            Ok(ArtifactFile { path, size, mtime_ns, executable, digest })
-        })
-        .collect()
-}
-
-/// Digest of an artifact; names its folder.
-pub(super) fn content(files: &[ArtifactFile]) -> Digest {
-    Digest::of_files(files.iter().map(|file| (file.path.as_str(), file.executable, &file.digest)))
-}
-
-impl Cache {
     /// Moves a finished folder to its place; gives the files as they lie there. Another key may
     /// have led to the same bytes before, or does so at this moment.
     fn place_artifact(
@@ -377,7 +292,7 @@ impl Cache {
         artifact: &Digest,
         files: Vec<ArtifactFile>,
     ) -> anyhow::Result<Vec<ArtifactFile>> {
-        let place = self.artifact_path(artifact);
+        let place = self.own(folder::artifact(artifact));
         let parent = place.parent().expect("artifacts lie in folders");
         fs::create_dir_all(parent)?;
         for _ in 0..10 {
@@ -385,7 +300,7 @@ impl Cache {
                 Ok(there) if content(&there) == *artifact => return Ok(there),
                 // Somebody may be reading it: aside first, so that the name is free at once.
                 Ok(_) => {
-                    let aside = tempfile::tempdir_in(self.root.join(BUCKET).join("tmp"))?;
+                    let aside = tempfile::tempdir_in(self.own("tmp"))?;
                     match fs::rename(&place, aside.path().join("damaged")) {
                         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                             return Err(error).context("cannot remove a damaged artifact");

@@ -1,6 +1,7 @@
 //! `cache verify`, `size` and `clean`.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -8,8 +9,10 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
+    Cache,
+    files::{content, list},
+    folder::{BUCKET, CHECKPOINTS, DAMAGED, DOWNLOADS},
     record::Record,
-    store::{BUCKET, CHECKPOINTS, Cache, DOWNLOADS, content, list},
 };
 use crate::durable::parse_checked_json;
 
@@ -20,6 +23,9 @@ pub struct Damage {
     pub path: PathBuf,
     /// What is wrong with it.
     pub problem: String,
+    /// The record that leads to it.
+    #[serde(skip)]
+    record: PathBuf,
 }
 
 /// How much the cache holds.
@@ -40,25 +46,21 @@ impl Cache {
     /// When a folder cannot be listed.
     pub fn verify(&self, on_record: &mut dyn FnMut()) -> anyhow::Result<Vec<Damage>> {
         let mut damage = Vec::new();
-        let folder = self.root.join(BUCKET).join("records");
-        for entry in walkdir::WalkDir::new(&folder).sort_by_file_name() {
-            let entry = entry.with_context(|| format!("cannot read `{}`", folder.display()))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !entry.file_type().is_file() || name.starts_with('.') {
-                continue;
-            }
+        for (path, name) in self.records()? {
             on_record();
-            let mut report = |path: PathBuf, problem: String| damage.push(Damage { path, problem });
+            let mut report = |place: PathBuf, problem: String| {
+                damage.push(Damage { path: place, problem, record: path.clone() });
+            };
             let record: Record =
-                match fs::read(entry.path()).map_err(Into::into).and_then(|b| parse_checked_json(&b)) {
+                match fs::read(&path).map_err(Into::into).and_then(|b| parse_checked_json(&b)) {
                     Ok(record) => record,
                     Err(error) => {
-                        report(entry.path().to_owned(), format!("the record is damaged: {error:#}"));
+                        report(path.clone(), format!("the record is damaged: {error:#}"));
                         continue;
                     }
                 };
             if record.digest.hex() != name || record.key.digest() != record.digest {
-                report(entry.path().to_owned(), "the record belongs to another key".to_owned());
+                report(path.clone(), "the record belongs to another key".to_owned());
             }
             let place = self.artifact_path(&record.artifact);
             match list(&place) {
@@ -70,6 +72,44 @@ impl Cache {
             }
         }
         Ok(damage)
+    }
+
+    /// Every record's file, and its name.
+    pub(super) fn records(&self) -> anyhow::Result<Vec<(PathBuf, String)>> {
+        let folder = self.own("records");
+        let mut found = Vec::new();
+        for entry in walkdir::WalkDir::new(&folder).sort_by_file_name() {
+            let entry = entry.with_context(|| format!("cannot read `{}`", folder.display()))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().is_file() && !name.starts_with('.') {
+                found.push((entry.into_path(), name));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Moves what is damaged into a folder of its own, so that its steps run again without a word.
+    /// The caller holds [`Cache::lock_alone`].
+    ///
+    /// # Errors
+    /// When something cannot be moved.
+    pub fn set_aside(&self, damage: &[Damage]) -> anyhow::Result<PathBuf> {
+        let damaged = self.own(DAMAGED);
+        fs::create_dir_all(&damaged).with_context(|| format!("cannot make `{}`", damaged.display()))?;
+        let places: BTreeSet<&PathBuf> = damage.iter().flat_map(|item| [&item.record, &item.path]).collect();
+        for path in places {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let free = (0..).map(|n| damaged.join(format!("{name}-{n}"))).find(|place| !place.exists());
+            let free = free.expect("some number is free");
+            match fs::rename(path, &free) {
+                // Two records may tell of one artifact, which may be gone altogether.
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot move `{}`", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(damaged)
     }
 
     /// Counts records and bytes.
@@ -122,7 +162,7 @@ impl Cache {
     }
 }
 
-fn remove(folder: &Path) -> anyhow::Result<()> {
+pub(super) fn remove(folder: &Path) -> anyhow::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove `{}`", folder.display()))

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use indicatif::BinaryBytes;
 use serde_json::json;
 
-use super::shared::{cache_root, open_cache, print, print_json};
+use super::shared::{cache_root, open_cache, print, print_json, table};
 use crate::{
-    cache::LockOptions,
-    cli::{CacheCommand, Cli, Format},
-    error::{Error, count},
-    exec,
+    cache::{Cache, KeptRun, LockOptions, PruneRules, UseLock},
+    cli::{CacheCommand, Cli, Format, KeepArgs, PruneArgs},
+    error::{Error, count, hinted},
+    exec::{self, PastRun},
 };
 
 pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
@@ -28,46 +29,119 @@ pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
                         0 => String::new(),
                         n => format!(", checkpoints of {}", count(n as usize, "unfinished step")),
                     };
-                    let bytes = indicatif::BinaryBytes(size.bytes);
+                    let bytes = BinaryBytes(size.bytes);
                     print(&format!("{} results{unfinished}, {bytes}\n", size.records))
                 }
             }
         }
-        CacheCommand::Verify { format } => {
-            let mut records = 0;
-            let damage = cache.verify(&mut || records += 1)?;
-            match format {
-                Format::Json => print_json(&json!({ "records": records, "damage": damage }))?,
-                Format::Text => {
-                    for item in &damage {
-                        print(&format!("{}: {}\n", item.path.display(), item.problem))?;
-                    }
-                    print(&format!("{records} results checked, {} damaged\n", damage.len()))?;
-                }
-            }
-            match damage.len() {
-                0 => Ok(()),
-                n => {
-                    let damaged = count(n, "damaged result");
-                    Err(Error::Integrity(format!("{damaged}; the next run makes what is damaged anew")))
-                }
-            }
+        CacheCommand::Verify { format, repair, lock_timeout } => {
+            verify(&cache, *format, *repair, *lock_timeout)
         }
+        CacheCommand::Prune(args) => prune(&cache, args),
+        CacheCommand::Keep(args) => keep(&cache, args),
+        CacheCommand::Unkeep(args) => unkeep(&cache, args),
         CacheCommand::Clean { lock_timeout, checkpoints } => {
-            let cancel = exec::watch_signals()?;
-            let on_wait = |message: &str| eprintln!("{message}");
-            let options = LockOptions {
-                timeout: lock_timeout.map(Duration::from_secs),
-                cancel: &cancel,
-                on_wait: &on_wait,
-            };
-            let _alone = cache.lock_alone(&options)?;
+            let _alone = alone(&cache, *lock_timeout)?;
             let size = if *checkpoints { cache.clean_checkpoints()? } else { cache.clean()? };
             let what = match checkpoints {
                 true => format!("the checkpoints of {}", count(size.unfinished as usize, "step")),
                 false => format!("{} results", size.records),
             };
-            print(&format!("removed {what}, {}\n", indicatif::BinaryBytes(size.bytes)))
+            print(&format!("removed {what}, {}\n", BinaryBytes(size.bytes)))
+        }
+    }
+}
+
+/// Waits until nobody else uses the cache.
+fn alone(cache: &Cache, timeout: Option<u64>) -> Result<UseLock, Error> {
+    let cancel = exec::watch_signals()?;
+    let on_wait = |message: &str| eprintln!("{message}");
+    cache.lock_alone(&LockOptions {
+        timeout: timeout.map(Duration::from_secs),
+        cancel: &cancel,
+        on_wait: &on_wait,
+    })
+}
+
+fn verify(cache: &Cache, format: Format, repair: bool, timeout: Option<u64>) -> Result<(), Error> {
+    let _alone = if repair { Some(alone(cache, timeout)?) } else { None };
+    let mut records = 0;
+    let damage = cache.verify(&mut || records += 1)?;
+    let aside = if repair && !damage.is_empty() { Some(cache.set_aside(&damage)?) } else { None };
+    match format {
+        Format::Json => {
+            print_json(&json!({ "records": records, "damage": damage, "moved_to": aside }))?;
+        }
+        Format::Text => {
+            for item in &damage {
+                print(&format!("{}: {}\n", item.path.display(), item.problem))?;
+            }
+            print(&format!("{records} results checked, {} damaged\n", damage.len()))?;
+            if let Some(aside) = &aside {
+                print(&format!("moved what is damaged to `{}`\n", aside.display()))?;
+            }
+        }
+    }
+    match damage.len() {
+        0 => Ok(()),
+        _ if repair => Ok(()),
+        n => {
+            let damaged = count(n, "damaged result");
+            Err(Error::Integrity(format!(
+                "{damaged}; the next run makes what is damaged anew, --repair moves it away"
+            )))
+        }
+    }
+}
+
+fn prune(cache: &Cache, args: &PruneArgs) -> Result<(), Error> {
+    let _alone = alone(cache, args.lock_timeout)?;
+    let pruned = cache.prune(PruneRules {
+        older_than: args.older_than,
+        max_size: args.max_size,
+        unreachable: args.unreachable,
+        dry_run: args.dry_run,
+    })?;
+    if args.format == Format::Json {
+        return print_json(&pruned);
+    }
+    let (verb, left) = if args.dry_run { ("would remove", "would be left") } else { ("removed", "left") };
+    let rows: Vec<Vec<String>> = pruned
+        .items
+        .iter()
+        .map(|item| {
+            vec![item.what.clone(), format!("{:.1} days", item.days), item.path.display().to_string()]
+        })
+        .collect();
+    print(&table(&rows))?;
+    let things = count(pruned.items.len(), "thing");
+    print(&format!("{verb} {things}, {}; {} {left}\n", BinaryBytes(pruned.bytes), BinaryBytes(pruned.left)))
+}
+
+fn keep(cache: &Cache, args: &KeepArgs) -> Result<(), Error> {
+    let Some(run) = &args.run else {
+        let kept = cache.kept()?;
+        return kept.iter().try_for_each(|kept| print(&format!("{}\n", kept.run.display())));
+    };
+    let run = PastRun::find(run, &args.outputs).map_err(Error::Usage)?;
+    let steps = run.summary().map_err(Error::Usage)?.steps;
+    let keys = steps.into_iter().filter_map(|step| step.key).collect();
+    let kept = KeptRun { run: run.folder, keys };
+    cache.keep(&kept).map_err(Error::Usage)?;
+    print(&format!("kept the {} of `{}`\n", count(kept.keys.len(), "result"), kept.run.display()))
+}
+
+fn unkeep(cache: &Cache, args: &KeepArgs) -> Result<(), Error> {
+    let run = args.run.as_deref().ok_or_else(|| {
+        Error::Usage(hinted("no run is named", "`evergraft cache keep` lists the runs that are kept"))
+    })?;
+    // Its folder may be gone.
+    let folder = PastRun::find(run, &args.outputs).map_or_else(|_| run.to_owned(), |run| run.folder);
+    match cache.unkeep(&folder).map_err(Error::Usage)? {
+        true => print(&format!("`{}` is not kept any more\n", folder.display())),
+        false => {
+            let message = format!("`{}` is not kept", folder.display());
+            Err(Error::Usage(hinted(message, "`evergraft cache keep` lists the runs that are kept")))
         }
     }
 }

@@ -1,46 +1,48 @@
 //! `evergraft explain`.
 
-use serde_json::json;
-
 use super::shared::{Survey, print, print_json};
 use crate::{
-    cli::{Cli, Format, StepArgs},
+    cli::{Cli, ExplainArgs, Format},
     error::Error,
-    exec::State,
+    exec::{self, Explanation, State},
 };
 
-pub(super) fn run(cli: &Cli, args: &StepArgs) -> Result<(), Error> {
-    let survey = Survey::of(cli, &args.step.recipe, &args.step.set)?;
-    let mut reports = Vec::new();
-    for node in survey.named(&args.step.step)? {
-        let last = survey.cache.last_key(&survey.plan.recipe_name, &node.step);
-        let differences = match (&node.preimage, &last) {
-            (Some(now), Some(last)) => now.differences(last),
-            _ => Vec::new(),
-        };
-        if args.format == Format::Json {
-            reports.push(json!({ "status": node, "key": node.preimage, "differences": differences }));
-            continue;
-        }
-        let state = match node.state {
-            State::Cached => "cached",
-            State::Run => "would run",
-            State::Waits if node.key.is_none() && survey.lacks_a_pin(node) => {
-                "would run, or be cached if the hub tells a known commit"
-            }
-            State::Waits => "would run, or be cached if the steps before it make the same bytes",
-        };
-        let mut text = format!("{}: {state} ({})\n", node.step, node.why);
-        if last.is_none() {
-            text.push_str("  there is no earlier key of this step to compare with\n");
-        }
-        for difference in &differences {
-            text.push_str(&format!("  {difference}\n"));
-        }
-        if let Some(key) = &node.key {
-            text.push_str(&format!("  key {key}\n"));
-        }
-        print(&text)?;
+pub(super) fn run(cli: &Cli, args: &ExplainArgs) -> Result<(), Error> {
+    let survey = Survey::of(cli, &args.step.recipe)?;
+    let nodes = survey.plan.named(&args.step.step)?;
+    let explain = |node| exec::explain(&survey.plan, &survey.cache, survey.all_states(), node);
+    let all: Vec<Explanation> = nodes.into_iter().map(explain).collect();
+    match args.format {
+        Format::Json => print_json(&all),
+        Format::Text => all.iter().try_for_each(|one| print(&text(one, &survey))),
     }
-    if args.format == Format::Json { print_json(&reports) } else { Ok(()) }
+}
+
+fn text(explanation: &Explanation, survey: &Survey) -> String {
+    let Explanation { status, has_earlier, differences, causes, .. } = explanation;
+    let state = match status.state {
+        State::Cached => "cached",
+        State::Run => "would run",
+        State::Waits if status.key.is_none() && survey.lacks_a_pin(status) => {
+            "would run, or be cached if the hub tells a known commit"
+        }
+        State::Waits => "would run, or be cached if the steps before it make the same bytes",
+    };
+    let mut text = format!("{}: {state} ({})\n", status.step, status.why);
+    if !has_earlier && status.state != State::Cached {
+        text.push_str("  there is no earlier key of this step to compare with\n");
+    }
+    for difference in differences {
+        text.push_str(&format!("  {difference}\n"));
+    }
+    for cause in causes {
+        text.push_str(&format!("  because of {}: {}\n", cause.step, cause.why));
+        for difference in &cause.differences {
+            text.push_str(&format!("    {difference}\n"));
+        }
+    }
+    if let Some(key) = &status.key {
+        text.push_str(&format!("  key {key}\n"));
+    }
+    text
 }

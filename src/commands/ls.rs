@@ -7,7 +7,7 @@ use crate::{
 };
 
 pub(super) fn run(cli: &Cli, args: &ListArgs) -> Result<(), Error> {
-    let survey = Survey::of(cli, &args.recipe.recipe, &args.recipe.set)?;
+    let survey = Survey::of(cli, &args.recipe)?;
     if args.format == Format::Json {
         return print_json(&survey.nodes().collect::<Vec<_>>());
     }

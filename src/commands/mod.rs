@@ -3,14 +3,17 @@
 mod cache;
 mod check;
 mod devices;
+mod diff;
 mod explain;
 mod graph;
+mod init;
 mod log;
 mod ls;
 mod plan;
 mod run;
 mod schema;
 mod shared;
+mod status;
 
 use clap::Parser as _;
 
@@ -67,6 +70,9 @@ fn dispatch(cli: &Cli) -> Result<(), Error> {
         Command::Explain(args) => explain::run(cli, args),
         Command::Graph(args) => graph::run(args),
         Command::Log(args) => log::run(cli, args),
+        Command::Status(args) => status::run(args),
+        Command::Diff(args) => diff::run(cli, args),
+        Command::Init(args) => init::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Schema(args) => schema::run(args),
         Command::Ls(args) => ls::run(cli, args),

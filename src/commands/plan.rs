@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub(super) fn run(cli: &Cli, args: &PlanArgs) -> Result<(), Error> {
-    let survey = Survey::of(cli, &args.recipe.recipe, &args.recipe.set)?;
+    let survey = Survey::under(cli, &args.recipe, &args.selection)?;
     let stale = show(&survey, args.format)?;
     if args.check && stale > 0 {
         return Err(Error::Stale(format!("{} would run", count(stale, "step"))));

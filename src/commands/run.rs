@@ -2,27 +2,26 @@
 
 use std::{io::IsTerminal as _, time::Duration};
 
-use super::shared::{Survey, named_or_all, open_cache, planned, print};
+use super::shared::{Survey, named_or_all, open_cache, planned, print, selection};
 use crate::{
     cli::{Cli, Format, RunArgs},
     env,
     error::Error,
     estimate,
     exec::{self, Capacity, RunOptions},
-    plan::Selection,
     progress::{Bars, JsonLines, Observer, Plain},
 };
 
 pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
-    let selection = Selection { only: args.only.clone(), from: args.from.clone(), until: args.until.clone() };
     let recipe = &args.recipe;
     if args.dry_run {
-        let survey = Survey::under(cli, &recipe.recipe, &recipe.set, &selection, &args.force)?;
+        let survey = Survey::under(cli, recipe, &args.selection)?;
         return super::plan::show(&survey, args.format).map(drop);
     }
     let mut plan = planned(&recipe.recipe, &recipe.set)?;
     let cache = open_cache(cli)?;
-    let forced = named_or_all(&plan, &args.force)?;
+    let forced = named_or_all(&plan, &args.selection.force)?;
+    let selection = selection(&args.selection);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cancel = exec::watch_signals()?;
     let say = |line: &str| {
@@ -49,7 +48,7 @@ pub(super) fn run(cli: &Cli, args: &RunArgs) -> Result<(), Error> {
     } else {
         Box::new(Plain { quiet: cli.quiet })
     };
-    let summary = exec::run(&plan, &cache, &options, &cancel, observer.as_ref())?;
+    let summary = exec::run(&plan, cache, &options, &cancel, observer.as_ref())?;
     if !json {
         for report in &summary.reports {
             print(&format!("{}\n", report.display()))?;

@@ -10,8 +10,8 @@ use petgraph::graph::NodeIndex;
 use serde::Serialize;
 
 use crate::{
-    cache::Cache,
-    cli::Cli,
+    cache::{Cache, Remote},
+    cli::{Cli, RecipeArgs, SelectionArgs},
     env,
     error::{Error, hinted},
     exec::{self, NodeStatus},
@@ -30,14 +30,30 @@ pub(super) fn planned(recipe: &Path, sets: &[String]) -> Result<Plan, Error> {
 }
 
 pub(super) fn cache_root(cli: &Cli) -> Result<PathBuf, Error> {
-    cli.cache_dir.clone().or_else(env::cache_dir).ok_or_else(|| {
+    cli.cache.cache_dir.clone().or_else(env::cache_dir).ok_or_else(|| {
         let hint = format!("set --cache-dir or {}", env::CACHE_DIR);
         Error::Usage(hinted("there is no home folder to keep the cache in", hint))
     })
 }
 
+/// The cache with its remote, as the command line and the environment say.
 pub(super) fn open_cache(cli: &Cli) -> Result<Cache, Error> {
-    Cache::open(&cache_root(cli)?).map_err(Error::Usage)
+    let open = || -> anyhow::Result<Cache> {
+        let cache = Cache::open(&cache_root(cli)?, cli.cache.cache_mode)?;
+        let remote = match &cli.cache.remote {
+            Some(address) if !address.is_empty() => Remote::open(address, cli.cache.remote_mode)?,
+            _ => None,
+        };
+        Ok(cache.with_remote(remote))
+    };
+    let cache = open().map_err(Error::Usage)?;
+    warn(&cache);
+    Ok(cache)
+}
+
+/// Shows what went wrong with the cache.
+pub(super) fn warn(cache: &Cache) {
+    cache.take_warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
 }
 
 /// The nodes that `--force` names; `*` is all of them.
@@ -52,6 +68,10 @@ pub(super) fn named_or_all(plan: &Plan, names: &[String]) -> Result<BTreeSet<Nod
     Ok(nodes)
 }
 
+pub(super) fn selection(args: &SelectionArgs) -> Selection {
+    Selection { only: args.only.clone(), from: args.from.clone(), until: args.until.clone() }
+}
+
 /// A plan, its cache, and the state of every node.
 pub(super) struct Survey {
     pub(super) plan: Plan,
@@ -61,21 +81,20 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    pub(super) fn of(cli: &Cli, recipe: &Path, sets: &[String]) -> Result<Self, Error> {
-        Self::under(cli, recipe, sets, &Selection::default(), &[])
+    pub(super) fn of(cli: &Cli, recipe: &RecipeArgs) -> Result<Self, Error> {
+        Self::made(cli, recipe, &Selection::default(), &[])
     }
 
-    /// Of the selected nodes alone, `forced` ones running whatever is cached.
-    pub(super) fn under(
-        cli: &Cli,
-        recipe: &Path,
-        sets: &[String],
-        selection: &Selection,
-        forced: &[String],
-    ) -> Result<Self, Error> {
-        let plan = planned(recipe, sets)?;
+    /// Of the selected nodes alone, forced ones running whatever is cached.
+    pub(super) fn under(cli: &Cli, recipe: &RecipeArgs, args: &SelectionArgs) -> Result<Self, Error> {
+        Self::made(cli, recipe, &selection(args), &args.force)
+    }
+
+    fn made(cli: &Cli, recipe: &RecipeArgs, selection: &Selection, forced: &[String]) -> Result<Self, Error> {
+        let plan = planned(&recipe.recipe, &recipe.set)?;
         let cache = open_cache(cli)?;
         let nodes = exec::status(&plan, &cache, &named_or_all(&plan, forced)?)?;
+        warn(&cache);
         let selected = plan.select(selection)?;
         Ok(Self { plan, cache, nodes, selected })
     }

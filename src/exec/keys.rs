@@ -11,7 +11,7 @@ use petgraph::graph::NodeIndex;
 use serde_json::Value;
 
 use crate::{
-    cache::{Cache, Record, Source},
+    cache::{Cache, Mode, Record, Source},
     digest::Digest,
     error::hinted,
     key::StepKey,
@@ -125,6 +125,11 @@ pub(super) fn as_input(
         path: cache.artifact_path(&record.artifact),
         inputs: inputs.values().cloned().collect(),
     })
+}
+
+/// Why nobody looked for a result.
+pub(super) fn not_read(mode: Mode) -> String {
+    format!("--cache-mode {} uses no results", mode.name())
 }
 
 /// Why a key has no result: the first field that differs from the last key of this node.

@@ -1,8 +1,10 @@
 //! Runs a plan: keys, look-ups, a scheduler that owns all state, and worker processes that run one step
 //! each.
 
+mod explain;
 mod keys;
 mod outputs;
+mod past;
 mod pins;
 mod pool;
 mod priority;
@@ -16,8 +18,10 @@ mod slots;
 mod status;
 mod summary;
 
+pub use explain::{Cause, Explanation, explain};
 pub use keys::Keys;
 pub use outputs::RunFolder;
+pub use past::{PastResult, PastRun, PastStep, PastSummary, RunState};
 pub use pins::pin;
 pub use process::VERB;
 pub use runner::MemoryEstimate;

@@ -31,6 +31,8 @@ impl RunFolder {
             let path = parent.join(&id);
             fs::create_dir(&path)?;
             let events = File::create(path.join("events.jsonl"))?;
+            // `status` sees by it that the run lives. Some network disks know no locks.
+            let _ = events.try_lock();
             point(&parent.join("latest"), Path::new(&id))?;
             Ok((path, events))
         };

@@ -19,7 +19,7 @@ use petgraph::graph::NodeIndex;
 
 use super::{
     Place,
-    keys::{Keys, as_input, reason},
+    keys::{Keys, as_input, not_read, reason},
     place,
     pool::{Pool, Wish},
     process::{Crash, Process},
@@ -111,7 +111,8 @@ pub(super) struct Job<'a> {
 impl Runner<'_> {
     /// Whether the result is there.
     pub(super) fn look(&self, job: &Job, messages: &Sender<Message>) {
-        let looked = guarded(|| self.try_look(job)).map_err(|error| failure(job, error, Vec::new()));
+        let looked =
+            guarded(|| self.try_look(job, messages)).map_err(|error| failure(job, error, Vec::new()));
         let _ = messages.send(Message::Looked(job.index, Box::new(looked)));
     }
 
@@ -123,7 +124,7 @@ impl Runner<'_> {
         let _ = messages.send(Message::Done(job.index, Box::new(result)));
     }
 
-    fn try_look(&self, job: &Job) -> Result<Looked, Error> {
+    fn try_look(&self, job: &Job, messages: &Sender<Message>) -> Result<Looked, Error> {
         let key = self.keys.key(job.node, &job.inputs)?;
         if (!job.forced || job.only_cached)
             && let Ok(record) = self.cache.peek(&key.digest())
@@ -131,11 +132,35 @@ impl Runner<'_> {
             return Ok(Looked::Hit(self.success(job, &key, record, true)));
         }
         if job.only_cached {
-            let message = "it is not selected, and no result of it is in the cache";
-            return Err(hinted(message, "select it too, or leave out --only/--from").into());
+            return match self.find(job, &key, false, messages)? {
+                Lookup::Hit(record) => Ok(Looked::Hit(self.success(job, &key, *record, true))),
+                Lookup::Miss(..) => {
+                    let message = "it is not selected, and no result of it is in the cache";
+                    Err(hinted(message, "select it too, or leave out --only/--from").into())
+                }
+            };
         }
         let memory = (self.memory)(self.plan, job.index, &job.inputs);
         Ok(Looked::Miss(key, memory))
+    }
+
+    /// The result, here or in the remote cache, or the lock to make one.
+    fn find(
+        &self,
+        job: &Job,
+        key: &StepKey,
+        force: bool,
+        messages: &Sender<Message>,
+    ) -> Result<Lookup, Error> {
+        let on_wait = |message: &str| {
+            let _ = messages.send(Message::Waiting(job.index, message.to_owned()));
+        };
+        let options = LockOptions { timeout: self.lock_timeout, cancel: &job.cancel, on_wait: &on_wait };
+        let found = self.cache.lookup(&key.digest(), force, &options)?;
+        for warning in self.cache.take_warnings() {
+            let _ = messages.send(Message::Warned(job.index, warning));
+        }
+        Ok(found)
     }
 
     fn success(&self, job: &Job, key: &StepKey, record: Record, cached: bool) -> Success {
@@ -152,17 +177,13 @@ impl Runner<'_> {
         messages: &Sender<Message>,
         log: &mut Vec<u8>,
     ) -> Result<Success, Error> {
-        let on_wait = |message: &str| {
-            let _ = messages.send(Message::Waiting(job.index, message.to_owned()));
-        };
-        let options = LockOptions { timeout: self.lock_timeout, cancel: &job.cancel, on_wait: &on_wait };
-        let found = self.cache.lookup(&key.digest(), job.forced, &options)?;
-        let (miss, lock) = match found {
+        let (miss, lock) = match self.find(job, key, job.forced, messages)? {
             Lookup::Hit(record) => return Ok(self.success(job, key, *record, true)),
             Lookup::Miss(reason, lock) => (reason, lock),
         };
         let why = match miss {
             _ if job.forced => "forced".to_owned(),
+            MissReason::NotRead(mode) => not_read(mode),
             MissReason::New => reason(self.cache, &self.plan.recipe_name, &job.node.id, key),
             MissReason::Damaged(problem) => {
                 let warning = format!("{problem}, so it runs again");

@@ -24,7 +24,7 @@ use super::{
     status::{State, status},
 };
 use crate::{
-    cache::{Cache, LockOptions},
+    cache::{Cache, LockOptions, Record},
     cancel::Cancel,
     error::{Error, hint_of},
     key::StepKey,
@@ -115,7 +115,7 @@ struct Dispatcher<'a> {
 /// [`Error::Usage`] when a step can never run here, or a broken disk.
 pub fn run(
     plan: &Plan,
-    cache: &Cache,
+    cache: Cache,
     options: &RunOptions,
     cancel: &Cancel,
     observer: &dyn Observer,
@@ -127,6 +127,7 @@ pub fn run(
     let lock = LockOptions { timeout: options.lock_timeout, cancel, on_wait: &on_wait };
     let _in_use = cache.lock_shared(&lock)?;
     let folder = RunFolder::create(&options.outputs, &plan.recipe_name)?;
+    let cache = &cache.of_run(folder.path())?;
     folder.json("plan.json", &plan.to_json())?;
     let keys = Keys::new(cache);
     let runner = Runner {
@@ -148,6 +149,8 @@ pub fn run(
     });
     std::thread::scope(|scope| {
         let (sender, messages) = mpsc::channel();
+        let (to_share, committed) = mpsc::channel();
+        let sharer = scope.spawn(move || share(cache, &committed, cancel));
         let (looks, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..lookers(dispatcher.open.len()) {
@@ -167,9 +170,18 @@ pub fn run(
             }
             // A short wait keeps ctrl-C and timeouts prompt.
             if let Ok(message) = messages.recv_timeout(Duration::from_millis(100)) {
+                if let Message::Done(_, result) = &message
+                    && let Ok(Success { record, cached: false, .. }) = &**result
+                {
+                    let _ = to_share.send(record.clone());
+                }
                 dispatcher.react(message);
             }
             dispatcher.watch(cancel);
+        }
+        drop(to_share);
+        for (step, message) in sharer.join().unwrap_or_default() {
+            dispatcher.say(Event::StepWarned { step, message });
         }
     });
     dispatcher.finish(start, cancel)
@@ -204,6 +216,18 @@ fn check_cards(
         }
     }
     Ok(())
+}
+
+/// Gives results to the remote cache while other steps run; what went wrong, by step.
+fn share(cache: &Cache, committed: &mpsc::Receiver<Record>, cancel: &Cancel) -> Vec<(String, String)> {
+    let mut warnings = Vec::new();
+    for record in committed {
+        if cancel.signal().is_none() {
+            cache.share(&record);
+            warnings.extend(cache.take_warnings().into_iter().map(|warning| (record.node.clone(), warning)));
+        }
+    }
+    warnings
 }
 
 impl<'a> Dispatcher<'a> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use petgraph::graph::NodeIndex;
 use serde::Serialize;
 
-use super::keys::{Keys, as_input, inputs_of, reason};
+use super::keys::{Keys, as_input, inputs_of, not_read, reason};
 use crate::{
     cache::{Cache, MissReason},
     key::StepKey,
@@ -84,17 +84,29 @@ pub fn status(
                 let key = keys.key(node, &inputs)?;
                 let digest = key.digest();
                 status.key = Some(digest.to_string());
-                match cache.peek(&digest) {
-                    _ if forced.contains(&index) => status.why = "forced".to_owned(),
+                let found = match cache.peek(&digest) {
+                    _ if forced.contains(&index) => Err("forced".to_owned()),
                     Ok(record) => {
-                        status.state = State::Cached;
-                        status.why = "same key".to_owned();
-                        status.artifact = Some(record.artifact.to_string());
                         status.path = Some(cache.artifact_path(&record.artifact).display().to_string());
+                        Ok((record, "same key"))
+                    }
+                    Err(miss) => cache
+                        .peek_remote(&digest)
+                        .map(|record| (record, "in the remote cache"))
+                        .ok_or_else(|| match miss {
+                            MissReason::New => reason(cache, &plan.recipe_name, &node.id, &key),
+                            MissReason::Damaged(problem) => problem,
+                            MissReason::NotRead(mode) => not_read(mode),
+                        }),
+                };
+                match found {
+                    Ok((record, why)) => {
+                        status.state = State::Cached;
+                        status.why = why.to_owned();
+                        status.artifact = Some(record.artifact.to_string());
                         done.insert(index, as_input(node, &record, &key, cache, &inputs));
                     }
-                    Err(MissReason::New) => status.why = reason(cache, &plan.recipe_name, &node.id, &key),
-                    Err(MissReason::Damaged(problem)) => status.why = problem,
+                    Err(why) => status.why = why,
                 }
                 status.preimage = Some(key);
             }

@@ -1,7 +1,7 @@
 //! [`Http`]: one GET with its redirects. It decides who sees the token, which answers are worth
 //! another try, and says what a refusal means.
 
-use std::{io::Read, time::Duration};
+use std::{io::Read, path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use ureq::{
@@ -43,37 +43,43 @@ impl Answer {
     }
 }
 
+/// A client that leaves redirects and refusals to its user.
+pub(super) fn agent(certificates: Option<&Path>) -> anyhow::Result<Agent> {
+    let roots = match certificates {
+        None => RootCerts::WebPki,
+        Some(file) => {
+            let cannot = || format!("cannot read `{}` ({})", file.display(), env::SSL_CERT_FILE);
+            let pem = std::fs::read(file).with_context(cannot)?;
+            let certificates = parse_pem(&pem).filter_map(|item| match item {
+                Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                _ => None,
+            });
+            RootCerts::from(certificates.collect::<Vec<_>>())
+        }
+    };
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        // Followed here: the token must not go along.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(concat!("evergraft/", env!("CARGO_PKG_VERSION")))
+        .timeout_resolve(Some(SILENCE))
+        .timeout_connect(Some(SILENCE))
+        .timeout_recv_response(Some(2 * SILENCE))
+        .timeout_per_read(Some(SILENCE))
+        .timeout_per_write(Some(SILENCE))
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
+        .build();
+    Ok(config.new_agent())
+}
+
 impl<'s> Http<'s> {
     /// # Errors
     /// When the certificates cannot be read.
     pub(super) fn new(settings: &'s Settings) -> anyhow::Result<Self> {
-        let roots = match &settings.certificates {
-            None => RootCerts::WebPki,
-            Some(file) => {
-                let cannot = || format!("cannot read `{}` ({})", file.display(), env::SSL_CERT_FILE);
-                let pem = std::fs::read(file).with_context(cannot)?;
-                let certificates = parse_pem(&pem).filter_map(|item| match item {
-                    Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                    _ => None,
-                });
-                RootCerts::from(certificates.collect::<Vec<_>>())
-            }
-        };
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            // Followed here: the token must not go along.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(concat!("evergraft/", env!("CARGO_PKG_VERSION")))
-            .timeout_resolve(Some(SILENCE))
-            .timeout_connect(Some(SILENCE))
-            .timeout_recv_response(Some(2 * SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .timeout_per_write(Some(SILENCE))
-            .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .build();
+        let agent = agent(settings.certificates.as_deref())?;
         let endpoint = Origin::of(&settings.endpoint)?;
-        Ok(Self { agent: config.new_agent(), settings, endpoint })
+        Ok(Self { agent, settings, endpoint })
     }
 
     /// The agent, to be shut down from another thread.

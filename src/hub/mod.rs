@@ -38,6 +38,11 @@ pub use model::{FetchedModel, ModelPart};
 pub use settings::{Retry, Settings, Token};
 pub use work::Work;
 
+/// A client for other places of the web, with the certificates that the environment names.
+pub(crate) fn agent() -> anyhow::Result<ureq::Agent> {
+    http::agent(crate::env::path(crate::env::SSL_CERT_FILE).as_deref())
+}
+
 /// The commit that a revision means now. Offline, what a tool of the hub wrote down for it.
 ///
 /// # Errors

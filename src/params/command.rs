@@ -25,6 +25,10 @@ pub struct CommandParams {
     /// More environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Names of environment variables that must be set where evergraft runs, and whose values nobody may
+    /// see: they are no part of the key, `***` in the log, and an error in an output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
 }
 
 impl StepParams for CommandParams {
@@ -50,6 +54,23 @@ impl StepParams for CommandParams {
                 problems.push(
                     Problem::new(format!("steps.{name}"), format!("`{name}` cannot become `STEP_<NAME>`"))
                         .hint("use lower-case letters, digits and `_`"),
+                );
+            }
+        }
+        for (index, name) in self.secrets.iter().enumerate() {
+            let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            if !plain || name.is_empty() {
+                problems.push(
+                    Problem::new(
+                        format!("secrets.{index}"),
+                        format!("`{name}` cannot name an environment variable"),
+                    )
+                    .hint("give the name of the variable, never its value"),
+                );
+            } else if self.env.contains_key(name) {
+                problems.push(
+                    Problem::new(format!("secrets.{index}"), format!("`{name}` stands under `env` too"))
+                        .hint("what stands in the recipe is no secret; take it out of `env`"),
                 );
             }
         }

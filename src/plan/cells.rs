@@ -44,6 +44,14 @@ impl Cell {
         self.0.iter().all(|(axis, value)| other.get(axis).is_none_or(|its| its.identity == value.identity))
     }
 
+    /// Whether it has every value of another cell, or one of that name.
+    pub(super) fn has(&self, other: &Cell) -> bool {
+        other.0.iter().all(|(axis, wanted)| {
+            self.get(axis)
+                .is_some_and(|value| value.identity == wanted.identity || value.label == wanted.label)
+        })
+    }
+
     /// This cell with the other's further axes.
     pub(super) fn joined(&self, other: &Cell) -> Cell {
         let new = other.0.iter().filter(|(axis, _)| self.get(axis).is_none());

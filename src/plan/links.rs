@@ -1,19 +1,14 @@
 //! Which steps a step refers to, cell by cell, before anything is bound. This is what orders the
 //! steps and decides which axes a step inherits.
 
-use std::sync::Arc;
-
-use super::{
-    build::{Builder, MAX_NODES},
-    cells::{AxisValue, Cell},
-};
+use super::{build::Builder, cells::Cell, matrix};
 use crate::{
     diagnostic::{Diagnostic, enough, suggest},
     recipe::{
         Step,
         expression::texts,
         source::Span,
-        tree::{Data, Entry, Node},
+        tree::{Data, Entry, Node, fill},
     },
 };
 
@@ -46,7 +41,7 @@ impl Links {
 /// Writes out one step.
 pub(super) fn outline<'r>(builder: &Builder<'r>, step: &'r Step, out: &mut Vec<Diagnostic>) -> Outline<'r> {
     let with = with_defaults(builder, step);
-    let own = own_cells(builder, step, out);
+    let own = matrix::cells(builder, step, out);
     let own = own
         .into_iter()
         .map(|cell| {
@@ -64,90 +59,6 @@ fn with_defaults(builder: &Builder<'_>, step: &Step) -> Vec<Entry> {
         fill(&mut with, default);
     }
     with
-}
-
-fn fill(entries: &mut Vec<Entry>, default: &Entry) {
-    match entries.iter_mut().find(|entry| entry.key == default.key) {
-        None => entries.push(default.clone()),
-        Some(entry) => {
-            if let (Data::Map(own), Data::Map(more)) = (&mut entry.value.data, &default.value.data) {
-                more.iter().for_each(|default| fill(own, default));
-            }
-        }
-    }
-}
-
-/// The cartesian product of the step's axes, the last one running fastest.
-fn own_cells(builder: &Builder<'_>, step: &Step, out: &mut Vec<Diagnostic>) -> Vec<Cell> {
-    let Some(matrix) = &step.matrix else { return vec![Cell::default()] };
-    let scope = builder.scope(None, true);
-    let Some(matrix) = builder.evaluator.resolve(matrix, &scope, out) else { return Vec::new() };
-    let entries = match &matrix.data {
-        Data::Null => return vec![Cell::default()],
-        Data::Map(entries) => entries,
-        _ => {
-            let message = format!("`matrix` must be a mapping, found {}", matrix.describe());
-            out.push(builder.sources.at(matrix.span, message).hint("for example { seed: [1, 2, 3] }"));
-            return Vec::new();
-        }
-    };
-    let mut cells = vec![Cell::default()];
-    for entry in entries {
-        if !crate::recipe::is_name(&entry.key) {
-            out.push(
-                builder
-                    .sources
-                    .at(entry.key_span, format!("`{}` cannot name a matrix axis", entry.key))
-                    .hint("use letters, digits and `_`, a letter first"),
-            );
-            return Vec::new();
-        }
-        let values = match &entry.value.data {
-            Data::List(values) if !values.is_empty() => values,
-            _ => {
-                let found = match &entry.value.data {
-                    Data::List(_) => "an empty list".to_owned(),
-                    _ => entry.value.describe(),
-                };
-                let message = format!("axis `{}` must be a list of values, found {found}", entry.key);
-                out.push(builder.sources.at(entry.value.span, message));
-                return Vec::new();
-            }
-        };
-        if cells.len().saturating_mul(values.len()) > MAX_NODES {
-            let message = format!("the matrix of step `{}` has more than {MAX_NODES} cells", step.id);
-            out.push(builder.sources.at(entry.key_span, message));
-            return Vec::new();
-        }
-        let axis: Arc<str> = Arc::from(entry.key.as_str());
-        let values: Vec<_> = values.iter().map(|value| Arc::new(AxisValue::new(value.clone()))).collect();
-        for (at, value) in values.iter().enumerate() {
-            if let Some(first) = values[..at].iter().find(|first| first.label == value.label) {
-                let line = builder.sources.place(first.node.span);
-                out.push(
-                    builder
-                        .sources
-                        .at(value.node.span, format!("axis `{axis}` has two values called `{}`", value.label))
-                        .hint(format!(
-                            "the first one is at {line}; a mapping can tell itself apart with `name`"
-                        )),
-                );
-                return Vec::new();
-            }
-        }
-        cells = cells
-            .iter()
-            .flat_map(|cell| {
-                let axis = &axis;
-                values.iter().map(move |value| {
-                    let mut cell = cell.clone();
-                    cell.0.push((Arc::clone(axis), Arc::clone(value)));
-                    cell
-                })
-            })
-            .collect();
-    }
-    cells
 }
 
 fn links(

@@ -11,6 +11,7 @@ mod graph;
 mod graphviz;
 mod json;
 mod links;
+mod matrix;
 mod mermaid;
 mod pin;
 mod select;

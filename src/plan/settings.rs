@@ -11,6 +11,7 @@ use crate::{
         source::Sources,
         tree::{Data, Node},
     },
+    units,
 };
 
 /// What a step asks of the machine; nothing asked is nothing reserved.
@@ -43,7 +44,7 @@ impl std::str::FromStr for Resources {
                 "gpu" => {
                     out.gpu = Some(count().filter(|gpu| *gpu <= 1024).ok_or("`gpu` is a number from 0")?)
                 }
-                "mem" => out.mem = Some(bytes(value).ok_or("`mem` is a size such as `16G`")?),
+                "mem" => out.mem = Some(units::bytes(value).ok_or("`mem` is a size such as `16G`")?),
                 name => return Err(format!("`{name}` is none of cpus, mem and gpu")),
             }
         }
@@ -95,7 +96,7 @@ pub(super) fn timeout(sources: &Sources, node: &Node, out: &mut Vec<Diagnostic>)
     let seconds = match &node.data {
         Data::Null => return None,
         Data::Number(number) => number.as_f64(),
-        Data::Text(text) => scaled(text, &[("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86400.0)]),
+        Data::Text(text) => units::seconds(text),
         _ => None,
     };
     // A hundred years: beyond it, `Duration` arithmetic of the runner could overflow.
@@ -133,29 +134,9 @@ fn whole(node: &Node) -> Option<u64> {
 fn memory(node: &Node) -> Option<u64> {
     match &node.data {
         Data::Number(number) => number.as_u64(),
-        Data::Text(text) => bytes(text),
+        Data::Text(text) => units::bytes(text),
         _ => None,
     }
-}
-
-/// `16G`, `1.5 MiB`.
-fn bytes(text: &str) -> Option<u64> {
-    const K: f64 = 1024.0;
-    let units = [("K", K), ("M", K * K), ("G", K * K * K), ("T", K * K * K * K)];
-    let text = text.trim_end_matches("iB").trim_end_matches('B');
-    scaled(text, &units).filter(|bytes| *bytes >= 0.0 && *bytes < 1e18).map(|bytes| bytes as u64)
-}
-
-/// `<number><unit>`.
-fn scaled(text: &str, units: &[(&str, f64)]) -> Option<f64> {
-    let text = text.trim();
-    let (number, factor) =
-        units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))?;
-    let number = number.trim();
-    if !number.starts_with(|c: char| c.is_ascii_digit()) {
-        return None;
-    }
-    number.parse::<f64>().ok().map(|number| number * factor)
 }
 
 #[cfg(test)]

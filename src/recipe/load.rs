@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     Recipe, document,
     expression::Evaluator,
-    overrides, params, shape,
+    extends, overrides, params, shape,
     source::Sources,
     tree::{Data, Node},
 };
@@ -46,6 +46,7 @@ fn read(path: &Path, sets: &[String], out: &mut Vec<Diagnostic>) -> Option<Recip
             );
         }
     }
+    extends::apply(&mut root, &sources, out);
     let defaults = shape::defaults(&sources, &root, out);
     let steps = shape::steps(&sources, &root, out);
     let evaluator = Evaluator::new(&sources);

@@ -4,6 +4,7 @@
 
 mod document;
 pub(crate) mod expression;
+mod extends;
 mod interpolate;
 mod load;
 mod loaded;

@@ -85,6 +85,14 @@ fn resources() -> Value {
     })
 }
 
+fn cells(description: &str) -> Value {
+    let cell = json!({ "type": "object", "minProperties": 1 });
+    json!({
+        "description": description,
+        "anyOf": [{ "type": "array", "items": cell }, reference(EXPRESSION), { "type": "null" }],
+    })
+}
+
 fn step(parameters: &[String]) -> Value {
     let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
     let by_kind: Vec<Value> = KINDS
@@ -104,9 +112,14 @@ fn step(parameters: &[String]) -> Value {
     let mut schema = json!({
         "type": "object",
         "additionalProperties": false,
-        "required": ["uses"],
+        "anyOf": [{ "required": ["uses"] }, { "required": ["extends"] }],
         "properties": {
             "uses": { "enum": kinds, "description": about.collect::<Vec<_>>().join("\n") },
+            "extends": {
+                "type": "string",
+                "description": "A step whose keys this one takes unless it has its own; `with` is merged key \
+                    by key, `when` and `description` are not taken.",
+            },
             "with": { "type": "object", "description": "Parameters of the step kind." },
             "needs": {
                 "description": "Steps that must be done first although no data comes from them.",
@@ -119,6 +132,10 @@ fn step(parameters: &[String]) -> Value {
                     {
                         "type": "object",
                         "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" },
+                        "properties": {
+                            "exclude": cells("Cells to leave out: those that have all values of an item."),
+                            "include": cells("Cells to add, each with a value of every axis."),
+                        },
                         "additionalProperties": {
                             "anyOf": [{ "type": "array", "minItems": 1 }, reference(EXPRESSION)],
                         },

@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// The keys of a step.
-pub(crate) const STEP_KEYS: [&str; 9] =
-    ["uses", "with", "needs", "matrix", "when", "resources", "timeout", "retries", "description"];
+pub(crate) const STEP_KEYS: [&str; 10] =
+    ["uses", "extends", "with", "needs", "matrix", "when", "resources", "timeout", "retries", "description"];
 /// The keys of `defaults` that are not fields of `with`.
 pub(crate) const STEP_DEFAULTS: [&str; 3] = ["resources", "timeout", "retries"];
 
@@ -86,7 +86,8 @@ fn step(sources: &Sources, entry: &Entry, out: &mut Vec<Diagnostic>) -> Option<S
     };
     let value = |key: &str| keys.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
     let kind = value("uses").and_then(|node| kind(sources, node, out));
-    if value("uses").is_none() {
+    // What is wrong with `extends` has been told.
+    if value("uses").is_none() && value("extends").is_none() {
         let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
         out.push(
             sources

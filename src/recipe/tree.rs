@@ -61,6 +61,13 @@ impl Node {
         self.entries()?.iter().find(|entry| entry.key == key)
     }
 
+    /// Adds what another mapping has and this one lacks, in mappings below too.
+    pub(crate) fn fill_from(&mut self, other: &Node) {
+        if let (Data::Map(own), Data::Map(more)) = (&mut self.data, &other.data) {
+            more.iter().for_each(|entry| fill(own, entry));
+        }
+    }
+
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.data {
             Data::Text(text) => Some(text),
@@ -104,6 +111,14 @@ impl Node {
             }
             _ => {}
         }
+    }
+}
+
+/// Adds an entry that a mapping lacks; where both hold mappings, what those lack.
+pub(crate) fn fill(entries: &mut Vec<Entry>, more: &Entry) {
+    match entries.iter_mut().find(|entry| entry.key == more.key) {
+        None => entries.push(more.clone()),
+        Some(entry) => entry.value.fill_from(&more.value),
     }
 }
 

@@ -3,13 +3,13 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context as _, bail};
 
-use super::{StepContext, process};
-use crate::{env, error::hinted, params::CommandParams};
+use super::{StepContext, process, secrets::Secrets};
+use crate::{cancel::Cancel, env, error::hinted, params::CommandParams};
 
 pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<()> {
     let log = ctx.log.lock().ok().and_then(|file| file.try_clone().ok()).context("cannot share the log")?;
@@ -27,8 +27,14 @@ pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<(
     if let Some(gpus) = ctx.gpus {
         command.env(env::CUDA_VISIBLE_DEVICES, gpus);
     }
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let status = process::run(&mut command, ctx.cancel)?;
+    command.stdin(Stdio::null());
+    let secrets = Secrets::of_environment(&params.secrets)?;
+    let status = if params.secrets.is_empty() {
+        command.stdout(log.try_clone()?).stderr(log);
+        process::run(&mut command, ctx.cancel)?
+    } else {
+        run_masked(command, log, &secrets, ctx.cancel)?
+    };
     if !status.success() {
         bail!("the command ended with {status}");
     }
@@ -40,7 +46,28 @@ pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<(
             ));
         }
     }
-    remove_undeclared(ctx.out, Path::new(""), &params.outputs)
+    remove_undeclared(ctx.out, Path::new(""), &params.outputs)?;
+    secrets.must_not_be_in(ctx.out)
+}
+
+/// Runs a command whose words go through a filter on their way to the log.
+fn run_masked(
+    mut command: Command,
+    mut log: fs::File,
+    secrets: &Secrets,
+    cancel: &Cancel,
+) -> anyhow::Result<ExitStatus> {
+    let (mut words, into) = std::io::pipe().context("cannot make a pipe")?;
+    command.stdout(into.try_clone()?).stderr(into);
+    std::thread::scope(|scope| {
+        let filter = scope.spawn(move || secrets.copy_masked(&mut words, &mut log));
+        let status = process::run(&mut command, cancel);
+        // The last ends of the pipe on this side; the filter waits for them.
+        drop(command);
+        let filtered = filter.join().map_err(|_| anyhow::anyhow!("the log's filter ended early"))?;
+        filtered.context("cannot write the log")?;
+        status
+    })
 }
 
 /// What was not declared is no result: it would make artifacts differ by leftovers.

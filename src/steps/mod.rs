@@ -15,6 +15,7 @@ mod onlooker;
 mod pretrain;
 mod process;
 mod report;
+mod secrets;
 mod source;
 mod swap;
 mod tokenize;

@@ -1,6 +1,7 @@
 //! One binary for all integration tests.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod cache;
 mod check;
 mod devices;
 mod engine;
@@ -11,8 +12,10 @@ mod hub;
 mod hub_run;
 mod hub_server;
 mod import;
-mod kill;
+mod insight;
 mod isolation;
+mod kill;
+mod language;
 mod layers;
 mod memory;
 mod method;
@@ -20,6 +23,7 @@ mod parity;
 mod pipeline;
 mod plan;
 mod processes;
+mod remote;
 mod run;
 mod scheduling;
 mod schema;

@@ -164,7 +164,7 @@ fn every_damage_to_a_record_is_a_miss() {
         .into_path();
     let whole = std::fs::read(&record).unwrap();
     let digest = format!("blake3:{}", record.file_name().unwrap().to_str().unwrap()).parse().unwrap();
-    let cache = evergraft::cache::Cache::open(&space.path().join("cache")).unwrap();
+    let cache = evergraft::cache::Cache::open(&space.path().join("cache"), Default::default()).unwrap();
     assert!(cache.peek(&digest).is_ok());
     for at in 0..whole.len() {
         std::fs::write(&record, &whole[..at]).unwrap();

@@ -160,7 +160,7 @@ fn the_longest_way_to_the_end_goes_first() {
 /// Commits a result of each step that took so many seconds.
 fn remember(space: &Space, seconds: &[(&str, u64)]) {
     let plan = plan::build(&recipe::load(&space.path().join("recipe.yaml"), &[]).unwrap()).unwrap();
-    let cache = Cache::open(&space.path().join("cache")).unwrap();
+    let cache = Cache::open(&space.path().join("cache"), Default::default()).unwrap();
     let keys = Keys::new(&cache);
     let cancel = Cancel::default();
     let options = LockOptions { timeout: None, cancel: &cancel, on_wait: &|_| {} };

@@ -1,0 +1,249 @@
+//! Opening a cache folder: what may be done with it, where things lie in it, who uses it.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use anyhow::Context as _;
+
+use super::{
+    lock::{LockOptions, UseLock},
+    mode::Mode,
+    remote::Remote,
+};
+use crate::{
+    digest::Digest,
+    error::{Error, hinted},
+};
+
+/// The folder of everything that this format of the cache holds.
+pub(super) const BUCKET: &str = "steps-v1";
+/// The folder of what unfinished steps go on from.
+pub(super) const CHECKPOINTS: &str = "checkpoints";
+/// The folder of what `verify --repair` took out.
+pub(super) const DAMAGED: &str = "damaged";
+/// The folder of the lists of what kept runs need.
+pub(super) const KEPT: &str = "kept";
+/// The folder of files of the web, by their digest.
+pub(super) const DOWNLOADS: &str = "downloads-v1";
+/// Says how the bucket is written. An evergraft that writes it in a way that this one cannot keep up
+/// sets a higher number.
+const FORMAT_FILE: &str = "format";
+const FORMAT: u32 = 1;
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of evergraft; `evergraft cache clean` empties it.\n";
+
+/// An opened cache: a folder, and a remote one where that is wished.
+#[derive(Debug)]
+pub struct Cache {
+    pub(super) root: PathBuf,
+    /// Looked at, but never written.
+    beneath: Option<PathBuf>,
+    pub(super) mode: Mode,
+    pub(super) remote: Option<Remote>,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Cache {
+    /// Opens a cache, making its folders when they are not there and the mode writes.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub fn open(root: &Path, mode: Mode) -> anyhow::Result<Self> {
+        let root = std::path::absolute(root)?;
+        let mut cache = Self { root, beneath: None, mode, remote: None, warnings: Mutex::default() };
+        if let Some(newer) = cache.newer_format() {
+            cache.read_only(&format!(
+                "the cache `{}` was written by a newer evergraft (format {newer}, this one knows {FORMAT}), so nothing \
+                 is kept there",
+                cache.root.display()
+            ));
+        }
+        if cache.mode.writes()
+            && let Err(error) = cache.prepare()
+        {
+            let forbidden =
+                matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
+            if !forbidden || !cache.root.join(BUCKET).is_dir() {
+                return Err(hinted(
+                    format!("cannot use the cache folder `{}`: {error}", cache.root.display()),
+                    format!("choose another with --cache-dir or {}", crate::env::CACHE_DIR),
+                ));
+            }
+            cache.read_only(&format!(
+                "the cache `{}` cannot be written ({error}), so nothing is kept there",
+                cache.root.display()
+            ));
+        }
+        Ok(cache)
+    }
+
+    /// Shares results with another cache.
+    pub fn with_remote(self, remote: Option<Remote>) -> Self {
+        Self { remote, ..self }
+    }
+
+    /// The cache of one run. Results that must not be kept lie in the run's folder.
+    ///
+    /// # Errors
+    /// When the run's folder cannot be written.
+    pub fn of_run(mut self, folder: &Path) -> anyhow::Result<Self> {
+        if !self.mode.writes() {
+            let own = std::path::absolute(folder)?.join("cache");
+            make_folders(&own).with_context(|| format!("cannot make `{}`", own.display()))?;
+            self.beneath = Some(std::mem::replace(&mut self.root, own));
+        }
+        Ok(self)
+    }
+
+    fn prepare(&self) -> std::io::Result<()> {
+        fs::create_dir_all(&self.root)?;
+        let format = self.root.join(BUCKET).join(FORMAT_FILE);
+        for (name, text) in [("CACHEDIR.TAG", TAG), (".gitignore", "*\n")] {
+            if !self.root.join(name).exists() {
+                fs::write(self.root.join(name), text)?;
+            }
+        }
+        make_folders(&self.root)?;
+        if !format.exists() {
+            fs::write(format, format!("{FORMAT}\n"))?;
+        }
+        // Folders that are there say nothing of the right to write into them.
+        tempfile::tempfile_in(self.root.join(BUCKET).join("tmp")).map(drop)
+    }
+
+    fn newer_format(&self) -> Option<u32> {
+        let text = fs::read_to_string(self.root.join(BUCKET).join(FORMAT_FILE)).ok()?;
+        text.trim().parse().ok().filter(|format| *format > FORMAT)
+    }
+
+    fn read_only(&mut self, why: &str) {
+        let was = self.mode;
+        self.mode = if was.reads() { Mode::Read } else { Mode::Off };
+        if self.mode != was {
+            self.warn(why);
+        }
+    }
+
+    pub(super) fn warn(&self, text: &str) {
+        if let Ok(mut warnings) = self.warnings.lock() {
+            warnings.push(text.to_owned());
+        }
+    }
+
+    /// What went wrong since the last call without being an error.
+    pub fn take_warnings(&self) -> Vec<String> {
+        let mut all = self.warnings.lock().map(|mut own| std::mem::take(&mut *own)).unwrap_or_default();
+        all.extend(self.remote.iter().flat_map(Remote::take_warnings));
+        all
+    }
+
+    /// The cache's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// # Errors
+    /// When this cache may only be read.
+    pub(super) fn must_be_writable(&self) -> anyhow::Result<()> {
+        if self.mode.writes() {
+            return Ok(());
+        }
+        let message = format!("the cache `{}` is only read", self.root.display());
+        Err(hinted(message, "choose another with --cache-dir, or set --cache-mode"))
+    }
+
+    /// Whether memories and notes may be written: to the cache itself, or to the run's own.
+    pub(super) fn keeps_notes(&self) -> bool {
+        self.mode.writes() || self.beneath.is_some()
+    }
+
+    /// Marks the cache as used; while held, `clean` and `prune` wait.
+    ///
+    /// # Errors
+    /// When somebody is cleaning it for too long.
+    pub fn lock_shared(&self, options: &LockOptions) -> Result<UseLock, Error> {
+        let lock = self.use_lock(false, options)?;
+        if self.mode.writes() {
+            // `clean` may have held the lock until now.
+            make_folders(&self.root).context("cannot use the cache folder")?;
+        }
+        Ok(lock)
+    }
+
+    /// Takes the cache alone.
+    ///
+    /// # Errors
+    /// When it is only read, or somebody uses it for too long.
+    pub fn lock_alone(&self, options: &LockOptions) -> Result<UseLock, Error> {
+        self.must_be_writable().map_err(Error::Usage)?;
+        self.use_lock(true, options)
+    }
+
+    fn use_lock(&self, alone: bool, options: &LockOptions) -> Result<UseLock, Error> {
+        let users = self.root.join(BUCKET).join("users");
+        UseLock::take(&self.root.join("use.lock"), &users, alone, !self.mode.writes(), options)
+    }
+
+    /// Where something of the bucket is written.
+    pub(super) fn own(&self, below: impl AsRef<Path>) -> PathBuf {
+        self.root.join(BUCKET).join(below)
+    }
+
+    /// Where something of the bucket is read.
+    pub(super) fn find(&self, below: impl AsRef<Path>) -> PathBuf {
+        let own = self.own(&below);
+        match &self.beneath {
+            Some(beneath) if !own.exists() => {
+                let other = beneath.join(BUCKET).join(below);
+                if other.exists() { other } else { own }
+            }
+            _ => own,
+        }
+    }
+
+    /// Where steps keep files of the web by their digest.
+    pub fn downloads(&self) -> PathBuf {
+        self.root.join(DOWNLOADS)
+    }
+
+    /// Folder of an artifact.
+    pub fn artifact_path(&self, digest: &Digest) -> PathBuf {
+        self.find(artifact(digest))
+    }
+
+    /// Log of the run that made a key's result.
+    pub fn log_path(&self, digest: &Digest) -> PathBuf {
+        self.find(log(digest))
+    }
+}
+
+/// Names below the bucket.
+pub(super) fn artifact(digest: &Digest) -> PathBuf {
+    sharded("artifacts", digest, "")
+}
+
+pub(super) fn log(digest: &Digest) -> PathBuf {
+    sharded("logs", digest, ".txt")
+}
+
+pub(super) fn record(digest: &Digest) -> PathBuf {
+    sharded("records", digest, "")
+}
+
+pub(super) fn last(recipe: &str, node: &str) -> PathBuf {
+    Path::new("last").join(Digest::of_bytes(format!("{recipe}\n{node}").as_bytes()).hex())
+}
+
+fn sharded(what: &str, digest: &Digest, ending: &str) -> PathBuf {
+    Path::new(what).join(&digest.hex()[..2]).join(format!("{}{ending}", digest.hex()))
+}
+
+fn make_folders(root: &Path) -> std::io::Result<()> {
+    for folder in ["records", "artifacts", "logs", "last", "sources", "locks", "tmp"] {
+        fs::create_dir_all(root.join(BUCKET).join(folder))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! [`SharedRecord`]: a record as a remote cache holds it.
+
+use std::collections::BTreeSet;
+
+use anyhow::ensure;
+use serde::{Deserialize, Serialize};
+
+use super::{super::files::content, Record, must_stay_inside};
+use crate::digest::Digest;
+
+/// A record with its log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::cache) struct SharedRecord {
+    pub(in crate::cache) record: Record,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) log: Option<Blob>,
+}
+
+/// A content by which a file is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Blob {
+    pub(super) size: u64,
+    pub(super) digest: Digest,
+}
+
+impl SharedRecord {
+    /// # Errors
+    /// When it is not of this key, or its files cannot be an artifact.
+    pub(super) fn check(&self, key: &Digest) -> anyhow::Result<()> {
+        self.record.must_be_of(key)?;
+        self.record.files.iter().try_for_each(|file| must_stay_inside(&file.path))?;
+        let paths: BTreeSet<&str> = self.record.files.iter().map(|file| file.path.as_str()).collect();
+        ensure!(paths.len() == self.record.files.len(), "a file is named twice");
+        ensure!(content(&self.record.files) == self.record.artifact, "its files are not its artifact");
+        Ok(())
+    }
+
+    /// Bytes of everything; none when the sum is no number.
+    pub(super) fn size(&self) -> Option<u64> {
+        let log = self.log.as_ref().map_or(0, |log| log.size);
+        self.record.files.iter().try_fold(log, |sum, file| sum.checked_add(file.size))
+    }
+}

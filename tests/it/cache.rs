@@ -1,0 +1,222 @@
+//! The cache beyond one run: modes, repair, pruning, kept runs, stores of others.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, SystemTime},
+};
+
+use crate::space::Space;
+
+const TWO: &str = r#"version: 1
+name: two
+params: { word: one }
+steps:
+  a: { uses: command, with: { run: "head -c 5000 /dev/zero > a", outputs: [a] } }
+  b: { uses: command, with: { run: "echo ${{ params.word }} > b", outputs: [b] } }
+"#;
+
+fn files(space: &Space, below: &str) -> Vec<PathBuf> {
+    let below = walkdir::WalkDir::new(space.path().join("cache/steps-v1").join(below)).sort_by_file_name();
+    below
+        .into_iter()
+        .flatten()
+        .filter(|e| e.file_type().is_file())
+        .map(walkdir::DirEntry::into_path)
+        .collect()
+}
+
+/// The record of a node.
+fn record(space: &Space, node: &str) -> PathBuf {
+    let named = |path: &PathBuf| fs::read_to_string(path).unwrap().contains(&format!("\"node\": \"{node}\""));
+    files(space, "records").into_iter().find(named).unwrap()
+}
+
+fn was_used(path: &Path, days: u64) {
+    let then = SystemTime::now() - Duration::from_secs(days * 86_400);
+    fs::File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+}
+
+#[test]
+fn modes_say_what_the_cache_is_used_for() {
+    let space = Space::new(TWO);
+    assert_eq!(space.counts(&["--cache-mode", "off"]), (2, 0));
+    assert!(!space.path().join("cache").exists());
+    assert_eq!(space.read("outputs/two/latest/steps/b/artifact/b"), "one\n");
+    assert_eq!(space.counts(&["--cache-mode", "read"]), (2, 0));
+    assert!(!space.path().join("cache").exists());
+    assert_eq!(space.counts(&["--cache-mode", "write"]), (2, 0));
+    assert_eq!(space.counts(&["--cache-mode", "write"]), (2, 0));
+    assert_eq!(space.counts(&["--cache-mode", "read"]), (0, 2));
+    assert_eq!(space.counts(&[]), (0, 2));
+    // What is new in a run that only reads lies in the run's folder.
+    assert_eq!(space.counts(&["--cache-mode", "read", "--set", "params.word=two"]), (1, 1));
+    assert_eq!(space.read("outputs/two/latest/steps/b/artifact/b"), "two\n");
+    assert_eq!(files(&space, "records").len(), 2);
+    let plan = space.expect(5, &["plan", "--check", "--cache-mode", "write"]).stdout;
+    assert!(plan.contains("--cache-mode write uses no results"), "{plan}");
+    space.expect(0, &["plan", "--check", "--cache-mode", "read"]);
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_only_read() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    let format = space.path().join("cache/steps-v1/format");
+    assert_eq!(fs::read_to_string(&format).unwrap(), "1\n");
+    fs::write(&format, "2\n").unwrap();
+    let before = (files(&space, ""), fs::read_dir(space.path().join("cache/steps-v1")).unwrap().count());
+    let ran = space.expect(0, &["run", "--set", "params.word=two"]);
+    assert!(ran.stderr.contains("was written by a newer evergraft (format 2"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("1 run, 1 cached"), "{}", ran.stderr);
+    let after = (files(&space, ""), fs::read_dir(space.path().join("cache/steps-v1")).unwrap().count());
+    assert_eq!(before, after);
+    for verb in
+        [&["cache", "clean"][..], &["cache", "prune", "--unreachable"], &["cache", "verify", "--repair"]]
+    {
+        let ran = space.expect(2, verb);
+        assert!(ran.stderr.contains("is only read"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn repair_moves_damage_away() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    let torn = record(&space, "a");
+    fs::write(&torn, "blake3:torn").unwrap();
+    let artifact = fs::canonicalize(space.path().join("outputs/two/latest/steps/b/artifact/b")).unwrap();
+    fs::remove_file(&artifact).unwrap();
+    space.expect(6, &["cache", "verify"]);
+    let ran = space.expect(0, &["cache", "verify", "--repair"]);
+    assert!(ran.stdout.contains("2 results checked, 2 damaged"), "{}", ran.stdout);
+    space.expect(0, &["cache", "verify"]);
+    // Plain misses now: no warning.
+    let ran = space.expect(0, &["run"]);
+    assert!(ran.stderr.contains("2 run, 0 cached") && !ran.stderr.contains("warning"), "{}", ran.stderr);
+    assert!(!files(&space, "damaged").is_empty());
+    space.expect(0, &["cache", "prune", "--unreachable"]);
+    assert!(files(&space, "damaged").is_empty());
+    space.expect(0, &["plan", "--check"]);
+}
+
+#[test]
+fn prune_goes_by_last_use() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    was_used(&record(&space, "a"), 40);
+    was_used(&record(&space, "b"), 20);
+    let ran = space.expect(0, &["cache", "prune", "--older-than", "30d", "--dry-run"]);
+    assert!(
+        ran.stdout.contains("would remove 1 thing") && ran.stdout.contains("40.0 days"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(files(&space, "records").len(), 2);
+    // A run that finds them uses them.
+    space.counts(&[]);
+    let ran = space.expect(0, &["cache", "prune", "--older-than", "30d"]);
+    assert!(ran.stdout.contains("removed 0 things"), "{}", ran.stdout);
+    was_used(&record(&space, "a"), 40);
+    space.expect(0, &["cache", "prune", "--older-than", "30d"]);
+    assert_eq!(
+        (files(&space, "records").len(), files(&space, "artifacts").len(), files(&space, "logs").len()),
+        (1, 1, 1)
+    );
+    space.expect(0, &["cache", "verify"]);
+    assert_eq!(space.counts(&[]), (1, 1));
+    space.expect(2, &["cache", "prune"]);
+    let ran = space.expect(2, &["cache", "prune", "--older-than", "soon"]);
+    assert!(ran.stderr.contains("expected a time such as `30d`"), "{}", ran.stderr);
+}
+
+#[test]
+fn prune_to_a_size_removes_the_least_recently_used() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    was_used(&record(&space, "a"), 2);
+    was_used(&record(&space, "b"), 5);
+    space.expect(0, &["cache", "prune", "--max-size", "1G"]);
+    assert_eq!(files(&space, "records").len(), 2);
+    let size = space.expect(0, &["cache", "size", "--format", "json"]).stdout;
+    let size: serde_json::Value = serde_json::from_str(&size).unwrap();
+    let all_but_a_little = (size["bytes"].as_u64().unwrap() - 1).to_string();
+    space.expect(0, &["cache", "prune", "--max-size", &all_but_a_little]);
+    assert!(files(&space, "records").len() == 1 && record(&space, "a").exists(), "`b` was used before `a`");
+    space.expect(0, &["cache", "verify"]);
+}
+
+#[test]
+fn a_kept_run_outlives_every_pruning() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    let ran = space.expect(0, &["cache", "keep", "two/latest"]);
+    assert!(ran.stdout.starts_with("kept the 2 results of"), "{}", ran.stdout);
+    assert_eq!(space.counts(&["--set", "params.word=two"]), (1, 1));
+    files(&space, "records").iter().for_each(|record| was_used(record, 100));
+    space.expect(0, &["cache", "prune", "--older-than", "30d", "--max-size", "0", "--unreachable"]);
+    space.expect(0, &["plan", "--check"]);
+    space.expect(5, &["plan", "--check", "--set", "params.word=two"]);
+    let kept = space.expect(0, &["cache", "keep"]).stdout;
+    assert_eq!(kept.lines().count(), 1, "{kept}");
+    fs::remove_dir_all(space.path().join("outputs")).unwrap();
+    space.expect(0, &["cache", "unkeep", kept.trim()]);
+    assert!(space.expect(2, &["cache", "unkeep", kept.trim()]).stderr.contains("is not kept"));
+    space.expect(0, &["cache", "prune", "--max-size", "0"]);
+    assert!(files(&space, "records").is_empty());
+    assert!(space.expect(2, &["cache", "keep", "nothing"]).stderr.contains("is no folder of a run"));
+}
+
+#[test]
+fn unreachable_is_what_no_record_leads_to() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    fs::remove_file(record(&space, "a")).unwrap();
+    fs::create_dir(space.path().join("cache/steps-v1/tmp/left")).unwrap();
+    let ran = space.expect(0, &["cache", "prune", "--unreachable", "--format", "json"]);
+    let pruned: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(pruned["items"].as_array().unwrap().len(), 3, "{}", ran.stdout);
+    assert!(pruned["bytes"].as_u64().unwrap() >= 5000);
+    assert_eq!((files(&space, "artifacts").len(), files(&space, "logs").len()), (1, 1));
+    assert_eq!(space.counts(&[]), (1, 1));
+}
+
+/// Pruning takes the cache alone, so it waits for those who use it, and says for whom.
+#[test]
+fn prune_waits_for_runs_and_names_them() {
+    let recipe = "version: 1\nname: slow\nsteps:\n  a: { uses: command, with: { run: \"touch \\\"$BEGUN\\\"; while ! test -e \\\"$GO\\\"; do sleep 0.05; done; touch x\", outputs: [x] } }\n";
+    let space = Space::new(recipe);
+    let (begun, go) = (space.path().join("begun"), space.path().join("go"));
+    let mut command = space.command(&["run", "-q"]);
+    let mut run = command.env("BEGUN", &begun).env("GO", &go).stderr(Stdio::null()).spawn().unwrap();
+    while !begun.exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let ran = space.expect(3, &["cache", "prune", "--unreachable", "--lock-timeout", "0"]);
+    assert!(ran.stderr.contains(&format!("process {} on ", run.id())), "{}", ran.stderr);
+    assert!(ran.stderr.contains(" since 20"), "{}", ran.stderr);
+    // The log of a running step, and what the run is at.
+    let status = space.expect(0, &["status"]).stdout;
+    assert!(status.contains("runs now") && status.contains("running  a"), "{status}");
+    fs::write(&go, "").unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+    space.expect(0, &["cache", "prune", "--unreachable", "--lock-timeout", "0"]);
+    assert!(space.expect(0, &["status"]).stdout.contains("has finished"));
+}
+
+#[test]
+fn results_may_be_read_by_whom_the_umask_lets() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (umask, file, folder) in [("002", 0o444, 0o775), ("077", 0o400, 0o700)] {
+        let space = Space::new(TWO);
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &format!("umask {umask}; exec \"$0\" run"), env!("CARGO_BIN_EXE_evergraft")]);
+        command.current_dir(space.path()).env("EVERGRAFT_CACHE_DIR", space.path().join("cache"));
+        assert!(command.output().unwrap().status.success());
+        let artifact = fs::canonicalize(space.path().join("outputs/two/latest/steps/a/artifact")).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&artifact.join("a")), mode(&artifact)), (file, folder), "umask {umask}");
+        assert_eq!(mode(&space.path().join("cache/steps-v1/records")), folder);
+    }
+}

@@ -13,16 +13,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
+/// How files begin that a killed process may leave.
+pub(crate) const NEW: &str = ".new-";
+
 /// Writes a file so that readers see either the old content or the new.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let folder = path.parent().expect("a file lies in a folder");
+    write_by_way_of(folder_of(path), path, bytes)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().expect("a file lies in a folder")
+}
+
+/// The same, where what a killed process leaves lies in a folder of its own, on the same disk.
+pub(crate) fn write_by_way_of(way: &Path, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = folder_of(path);
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     let cannot = || format!("cannot write `{}`", path.display());
     let mut file = tempfile::Builder::new()
-        .prefix(".new-")
+        .prefix(NEW)
         // As the umask says, so that users can share a cache.
         .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
+        .tempfile_in(way)
         .with_context(cannot)?;
     file.write_all(bytes).with_context(cannot)?;
     file.as_file().sync_all().with_context(cannot)?;

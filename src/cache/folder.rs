@@ -10,12 +10,13 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    lock::{LockOptions, UseLock},
+    lock::{self, LockOptions, UseLock},
     mode::Mode,
     remote::Remote,
 };
 use crate::{
     digest::Digest,
+    durable::NEW,
     error::{Error, hinted},
 };
 
@@ -27,6 +28,8 @@ pub(super) const CHECKPOINTS: &str = "checkpoints";
 pub(super) const DAMAGED: &str = "damaged";
 /// The folder of the lists of what kept runs need.
 pub(super) const KEPT: &str = "kept";
+/// The folder of the notes of those who use the cache.
+const USERS: &str = "users";
 /// The folder of files of the web, by their digest.
 pub(super) const DOWNLOADS: &str = "downloads-v1";
 /// Says how the bucket is written. An evergraft that writes it in a way that this one cannot keep up
@@ -165,12 +168,31 @@ impl Cache {
     /// # Errors
     /// When somebody is cleaning it for too long.
     pub fn lock_shared(&self, options: &LockOptions) -> Result<UseLock, Error> {
+        if self.mode.writes() {
+            self.sweep();
+        }
         let lock = self.use_lock(false, options)?;
         if self.mode.writes() {
             // `clean` may have held the lock until now.
             make_folders(&self.root).context("cannot use the cache folder")?;
         }
         Ok(lock)
+    }
+
+    /// Removes what killed processes left half-written, if nobody uses the cache at this moment.
+    fn sweep(&self) {
+        let Some(_alone) = lock::try_alone(&self.use_lock_path()) else { return };
+        let bucket = self.root.join(BUCKET);
+        let entries = |name: &str| fs::read_dir(bucket.join(name)).into_iter().flatten().flatten();
+        let half_written =
+            entries("tmp").filter(|entry| entry.file_name().to_string_lossy().starts_with(NEW));
+        for left in half_written.chain(entries(USERS)) {
+            let _ = fs::remove_file(left.path());
+        }
+    }
+
+    fn use_lock_path(&self) -> PathBuf {
+        self.root.join("use.lock")
     }
 
     /// Takes the cache alone.
@@ -183,8 +205,8 @@ impl Cache {
     }
 
     fn use_lock(&self, alone: bool, options: &LockOptions) -> Result<UseLock, Error> {
-        let users = self.root.join(BUCKET).join("users");
-        UseLock::take(&self.root.join("use.lock"), &users, alone, !self.mode.writes(), options)
+        let users = self.root.join(BUCKET).join(USERS);
+        UseLock::take(&self.use_lock_path(), &users, alone, !self.mode.writes(), options)
     }
 
     /// Where something of the bucket is written.

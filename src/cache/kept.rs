@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Cache, folder::KEPT};
 use crate::{
     digest::Digest,
-    durable::{self, checked_json, parse_checked_json},
+    durable::{checked_json, parse_checked_json},
 };
 
 /// What one kept run needs.
@@ -31,7 +31,7 @@ impl Cache {
     /// When the cache is only read, or the disk is full.
     pub fn keep(&self, kept: &KeptRun) -> anyhow::Result<()> {
         self.must_be_writable()?;
-        durable::write(&self.kept_path(&kept.run), &checked_json(kept)?)
+        self.write(&self.kept_path(&kept.run), &checked_json(kept)?)
     }
 
     /// Gives them free again; false when they were not kept.

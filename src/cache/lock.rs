@@ -11,6 +11,9 @@ use anyhow::Context as _;
 
 use crate::{cancel::Cancel, error::Error};
 
+/// A wait that is over sooner is not worth a line.
+const SILENT: Duration = Duration::from_millis(100);
+
 /// How to wait for a lock.
 #[derive(Clone)]
 pub struct LockOptions<'a> {
@@ -93,6 +96,13 @@ fn myself() -> String {
     format!("process {} on {host} since {since}\n", std::process::id())
 }
 
+/// The lock on a file, if nobody holds or shares it.
+pub(super) fn try_alone(path: &Path) -> Option<File> {
+    let file = open(path).ok()?;
+    file.try_lock().ok()?;
+    Some(file)
+}
+
 /// Waits for the lock on a file and writes its owner into it.
 pub(super) fn acquire(path: &Path, what: &str, options: &LockOptions) -> Result<File, Error> {
     wait(path, true, what, &owner, options)
@@ -126,7 +136,7 @@ fn wait(
                 options.timeout.unwrap_or_default().as_secs()
             )));
         }
-        if !told {
+        if !told && start.elapsed() >= SILENT {
             told = true;
             (options.on_wait)(&format!("waiting for {what}, which {} uses", who(&mut file)));
         }

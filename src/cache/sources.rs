@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Cache;
 use crate::{
     digest::Digest,
-    durable::{self, checked_json, parse_checked_json},
+    durable::{checked_json, parse_checked_json},
 };
 
 /// A file that changed so recently may change again without a visible trace: clocks of file
@@ -79,7 +79,7 @@ impl Cache {
             && let Ok(bytes) = checked_json(&source)
         {
             // Only speed suffers when this fails.
-            let _ = durable::write(&self.own(memory), &bytes);
+            let _ = self.write(&self.own(memory), &bytes);
         }
         Ok(source)
     }
@@ -154,7 +154,7 @@ mod tests {
         let planted = Source { digest: Digest::of_bytes(b"planted"), ..fresh };
         let name = Digest::of_bytes(path.as_os_str().as_encoded_bytes());
         let memory = cache.root().join(BUCKET).join("sources").join(name.hex());
-        durable::write(&memory, &checked_json(&planted).unwrap()).unwrap();
+        crate::durable::write(&memory, &checked_json(&planted).unwrap()).unwrap();
         assert_eq!(cache.source(&path).unwrap(), planted);
         // A damaged memory is none.
         std::fs::write(&memory, "blake3:torn").unwrap();

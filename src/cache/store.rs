@@ -96,7 +96,6 @@ impl Cache {
     /// When the wait is cut short or the cache cannot be written.
     pub fn lookup(&self, digest: &Digest, force: bool, options: &LockOptions) -> Result<Lookup, Error> {
         if !force && let Ok(record) = self.peek(digest) {
-            self.mark_used(digest);
             return Ok(Lookup::Hit(Box::new(record)));
         }
         let path = self.own("locks").join(digest.hex());
@@ -104,10 +103,7 @@ impl Cache {
         let lock = EntryLock { digest: digest.clone(), _file: file };
         // Whoever held the lock may have made the result.
         let reason = match self.peek(digest) {
-            Ok(record) if !force => {
-                self.mark_used(digest);
-                return Ok(Lookup::Hit(Box::new(record)));
-            }
+            Ok(record) if !force => return Ok(Lookup::Hit(Box::new(record))),
             Ok(_) => MissReason::New,
             Err(reason) => reason,
         };
@@ -172,13 +168,18 @@ impl Cache {
     }
 
     /// The time of the last use; `prune` goes by it. Another user's record may not allow it.
-    fn mark_used(&self, digest: &Digest) {
+    pub(crate) fn mark_used(&self, digest: &Digest) {
         if self.mode.writes()
             && let Ok(file) = File::open(self.own(folder::record(digest)))
         {
             let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
             let _ = futimens(&file, &Timestamps { last_access: now, last_modification: now });
         }
+    }
+
+    /// Writes a file of the bucket; what a killed process leaves of it goes with the next run.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+        durable::write_by_way_of(&self.own("tmp"), path, bytes)
     }
 
     /// An empty place to run a step in. What a killed run left in its place goes.
@@ -237,10 +238,9 @@ impl Cache {
         let artifact = content(&files);
         durable::sync_tree(&out)?;
         let files = self.place_artifact(&out, &artifact, files)?;
-        let log = fs::read(workspace.log()).unwrap_or_default();
-        durable::write(&self.own(folder::log(&lock.digest)), &log)?;
+        place_log(&workspace.log(), &self.own(folder::log(&lock.digest)))?;
         let record = about.with(&lock.digest, artifact, files);
-        record.write(&self.own(folder::record(&lock.digest)))?;
+        self.write(&self.own(folder::record(&lock.digest)), &checked_json(&record)?)?;
         self.forget_checkpoints(lock);
         Ok(record)
     }
@@ -268,7 +268,7 @@ impl Cache {
             && let Ok(bytes) = checked_json(key)
         {
             // Only explanations suffer when this fails.
-            let _ = durable::write(&self.own(folder::last(recipe, node)), &bytes);
+            let _ = self.write(&self.own(folder::last(recipe, node)), &bytes);
         }
     }
 
@@ -324,4 +324,15 @@ impl Cache {
         }
         bail!("`{}` changes all the time", place.display())
     }
+}
+
+/// Moves a log to its place, however large it is; a step need not have one.
+fn place_log(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let cannot = || format!("cannot keep the log `{}`", to.display());
+    let folder = to.parent().expect("logs lie in folders");
+    fs::create_dir_all(folder).with_context(cannot)?;
+    let log = File::options().create(true).append(true).open(from).with_context(cannot)?;
+    log.sync_all().with_context(cannot)?;
+    fs::rename(from, to).with_context(cannot)?;
+    durable::sync_dir(folder)
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -44,6 +44,8 @@ pub(super) const TIMED_OUT: i32 = 14;
 const BACKOFF: Duration = Duration::from_secs(1);
 /// Lines of a failed step's log that are shown.
 const LOG_TAIL: usize = 12;
+/// Bytes of a failed step's log that are kept.
+const LONGEST_LOG: u64 = 64 << 20;
 /// Between two looks at a step's token.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -73,7 +75,7 @@ pub(super) struct Success {
 
 pub(super) struct Failure {
     pub(super) error: Error,
-    /// The whole text of the log, if the step got as far as having one.
+    /// The text of the log, if the step got as far as having one.
     pub(super) log: Vec<u8>,
     /// Whether the log's end explains the error.
     pub(super) log_explains: bool,
@@ -131,14 +133,15 @@ impl Runner<'_> {
         {
             return Ok(Looked::Hit(self.success(job, &key, record, true)));
         }
+        // What the remote cache has waits for no slot either; and what is not selected may be in the making.
+        if (job.only_cached || !job.forced && self.cache.peek_remote(&key.digest()).is_some())
+            && let Lookup::Hit(record) = self.find(job, &key, false, messages)?
+        {
+            return Ok(Looked::Hit(self.success(job, &key, *record, true)));
+        }
         if job.only_cached {
-            return match self.find(job, &key, false, messages)? {
-                Lookup::Hit(record) => Ok(Looked::Hit(self.success(job, &key, *record, true))),
-                Lookup::Miss(..) => {
-                    let message = "it is not selected, and no result of it is in the cache";
-                    Err(hinted(message, "select it too, or leave out --only/--from").into())
-                }
-            };
+            let message = "it is not selected, and no result of it is in the cache";
+            return Err(hinted(message, "select it too, or leave out --only/--from").into());
         }
         let memory = (self.memory)(self.plan, job.index, &job.inputs);
         Ok(Looked::Miss(key, memory))
@@ -164,6 +167,9 @@ impl Runner<'_> {
     }
 
     fn success(&self, job: &Job, key: &StepKey, record: Record, cached: bool) -> Success {
+        if cached {
+            self.cache.mark_used(&record.digest);
+        }
         self.cache.remember(&self.plan.recipe_name, &job.node.id, key);
         let input = as_input(job.node, &record, key, self.cache, &job.inputs);
         Success { input, record, cached }
@@ -201,7 +207,9 @@ impl Runner<'_> {
             let workspace = self.cache.workspace(&lock)?;
             let start = Instant::now();
             let ran = self.attempt(job, key, cards, &workspace, &lock);
-            *log = std::fs::read(workspace.log()).unwrap_or_default();
+            if ran.is_err() {
+                *log = read_log(&workspace.log()).unwrap_or_default();
+            }
             match ran {
                 Ok(()) => {
                     job.cancel.check().map_err(|error| stopped(job, error))?;
@@ -368,6 +376,16 @@ fn stopped(job: &Job, error: anyhow::Error) -> Error {
         Some(signal) => Error::Signal(signal),
         None => error.into(),
     }
+}
+
+/// The log of a failed step; of a very long one the end.
+fn read_log(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let start = file.metadata()?.len().saturating_sub(LONGEST_LOG);
+    file.seek(SeekFrom::Start(start))?;
+    let mut log = Vec::new();
+    file.take(LONGEST_LOG).read_to_end(&mut log)?;
+    Ok(log)
 }
 
 /// The lines that a step wants the user to see.

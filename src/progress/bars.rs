@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{
     Event, Observer, Progress,
     plain::{is_loud, lines},
+    say,
     view::{View, Work},
 };
 
@@ -65,7 +66,7 @@ impl Observer for Bars {
             // What runs is in the view already.
             let shown = if self.quiet { is_loud(&line) } else { !line.starts_with("run ") };
             if shown && over {
-                eprintln!("{}", coloured(&line));
+                say(&coloured(&line));
             } else if shown {
                 self.screen.println(coloured(&line));
             }

@@ -1,5 +1,7 @@
 //! How steps tell a person that they are alive. Only this module and `commands` print.
 
+use std::io::Write as _;
+
 mod bars;
 mod event;
 mod json;
@@ -33,4 +35,9 @@ pub struct Silent;
 impl Progress for Silent {
     fn begin(&self, _: Option<u64>, _: &str) {}
     fn update(&self, _: u64, _: &str) {}
+}
+
+/// A line on stderr. Where nobody reads it any more (`| less`, left) the work goes on.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

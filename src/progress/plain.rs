@@ -2,7 +2,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use super::{Event, Observer, Progress, pace::Pace};
+use super::{Event, Observer, Progress, pace::Pace, say};
 use crate::error::count;
 
 /// Time between two lines of a running step.
@@ -77,7 +77,7 @@ impl Observer for Plain {
     fn event(&self, event: &Event) {
         for line in lines(event) {
             if !self.quiet || is_loud(&line) {
-                eprintln!("{line}");
+                say(&line);
             }
         }
     }
@@ -108,16 +108,16 @@ impl Progress for Lines {
         }
         let total = pace.total.map(|total| format!("/{total}")).unwrap_or_default();
         let left = pace.left(done).map(|left| format!(", {} left", Pace::brief(left))).unwrap_or_default();
-        eprintln!("         {}  {done}{total} {} {message}{left}", self.step, pace.unit);
+        say(&format!("         {}  {done}{total} {} {message}{left}", self.step, pace.unit));
     }
 
     fn note(&self, message: &str) {
         if !self.quiet {
-            eprintln!("         {}  {message}", self.step);
+            say(&format!("         {}  {message}", self.step));
         }
     }
 
     fn warn(&self, message: &str) {
-        eprintln!("warning: {}: {message}", self.step);
+        say(&format!("warning: {}: {message}", self.step));
     }
 }

@@ -1,7 +1,7 @@
 //! What a running step may see and touch.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt,
     fs::Permissions,
     io::Write as _,
@@ -42,11 +42,24 @@ pub struct Input {
 impl Input {
     /// The first artifact with this content among this input and everything before it.
     pub fn find(self: &Arc<Self>, digest: &Digest) -> Option<Arc<Input>> {
-        if &self.digest == digest {
-            return Some(Arc::clone(self));
-        }
-        self.inputs.iter().find_map(|input| input.find(digest))
+        find([self], digest)
     }
+}
+
+/// Each input is looked at once, by however many ways it is reached.
+fn find<'i>(inputs: impl IntoIterator<Item = &'i Arc<Input>>, digest: &Digest) -> Option<Arc<Input>> {
+    let mut open: Vec<&Arc<Input>> = inputs.into_iter().collect();
+    open.reverse();
+    let mut seen = HashSet::new();
+    while let Some(input) = open.pop() {
+        if &input.digest == digest {
+            return Some(Arc::clone(input));
+        }
+        if seen.insert(input.node.as_str()) {
+            open.extend(input.inputs.iter().rev());
+        }
+    }
+    None
 }
 
 /// Everything a running step may use.
@@ -93,7 +106,7 @@ impl StepContext<'_> {
 
     /// The first artifact with this content among all inputs and everything before them.
     pub fn find(&self, digest: &Digest) -> Option<Arc<Input>> {
-        self.inputs.values().find_map(|input| input.find(digest))
+        find(self.inputs.values(), digest)
     }
 
     /// Copies those of these files that a folder has into the artifact.

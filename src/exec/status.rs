@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::keys::{Keys, as_input, inputs_of, not_read, reason};
 use crate::{
     cache::{Cache, MissReason},
+    digest::Digest,
     key::StepKey,
     plan::Plan,
 };
@@ -20,8 +21,8 @@ pub enum State {
     Cached,
     /// It would run.
     Run,
-    /// A step before it would run, or the hub must be asked for a commit first. If that turns out
-    /// as before, this one is cached.
+    /// A step before it would run, or another with the same key, or the hub must be asked for a commit first.
+    /// If that turns out as before, this one is cached.
     Waits,
 }
 
@@ -59,6 +60,7 @@ pub fn status(
 ) -> anyhow::Result<Vec<(NodeIndex, NodeStatus)>> {
     let keys = Keys::new(cache);
     let mut done = HashMap::new();
+    let mut promised: HashMap<Digest, String> = HashMap::new();
     let mut out = Vec::new();
     for index in plan.order() {
         let node = &plan.graph[index];
@@ -106,7 +108,14 @@ pub fn status(
                         status.artifact = Some(record.artifact.to_string());
                         done.insert(index, as_input(node, &record, &key, cache, &inputs));
                     }
-                    Err(why) => status.why = why,
+                    Err(_) if !forced.contains(&index) && promised.contains_key(&digest) => {
+                        status.state = State::Waits;
+                        status.why = format!("`{}` has the same key", promised[&digest]);
+                    }
+                    Err(why) => {
+                        status.why = why;
+                        promised.insert(digest, node.id.clone());
+                    }
                 }
                 status.preimage = Some(key);
             }

@@ -216,10 +216,19 @@ fn write_graph(space: &Space, graph: &[(Vec<bool>, u8)]) {
         let steps: String = before.iter().map(|b| format!("s{b}: \"${{{{ steps.s{b} }}}}\", ")).collect();
         let cats: String = before.iter().map(|b| format!("head -c 1 \\\"$STEP_S{b}/o\\\" >> o; ")).collect();
         recipe.push_str(&format!(
-            "  s{at}: {{ uses: command, with: {{ run: \"printf {constant} > o; {cats}\", steps: {{ {steps} }}, outputs: [o] }} }}\n"
+            "  s{at}: {{ uses: command, with: {{ run: \"printf {constant} > o; {cats}: s{at}\", steps: {{ {steps} }}, outputs: [o] }} }}\n"
         ));
     }
     space.write("recipe.yaml", recipe);
+}
+
+#[test]
+fn of_steps_with_the_same_key_one_runs() {
+    let step = "{ uses: command, with: { run: \"echo x > o\", outputs: [o] } }";
+    let space = Space::new(&format!("version: 1\nname: twins\nsteps:\n  a: {step}\n  b: {step}\n"));
+    let plan = space.expect(0, &["plan"]).stdout;
+    assert!(plan.contains("`a` has the same key") && plan.contains("1 to run, 1 after"), "{plan}");
+    assert_eq!(space.counts(&[]), (1, 1));
 }
 
 proptest! {

@@ -241,7 +241,9 @@ fn training_takes_about_what_plan_says() {
         println!(
             "{length} tokens, dropout {lora_dropout}, checkpointing {recomputed}: {ratio:.2} of the estimate of {estimate} bytes"
         );
-        assert!((0.6..1.5).contains(&ratio), "{grew} bytes, {estimate} estimated");
+        // Threads that allocate at the same time leave gaps of some MiB.
+        let most = 1.5 * estimate as f64 + f64::from(32 << 20);
+        assert!(ratio > 0.6 && (grew as f64) < most, "{grew} bytes, {estimate} estimated");
     }
 }
 

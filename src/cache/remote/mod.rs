@@ -12,6 +12,7 @@ mod objects;
 mod shared;
 
 use std::{
+    collections::HashSet,
     fmt, fs,
     path::Path,
     sync::{
@@ -40,6 +41,8 @@ pub struct Remote {
     objects: Objects,
     down: AtomicBool,
     warnings: Mutex<Vec<String>>,
+    /// Keys whose result is of no use: told once, and not asked for again.
+    useless: Mutex<HashSet<Digest>>,
 }
 
 impl fmt::Debug for Remote {
@@ -59,8 +62,9 @@ impl Remote {
             return Ok(None);
         }
         let objects = address::open(address, mode.writes())?;
-        let (name, down, warnings) = (address.to_owned(), AtomicBool::new(false), Mutex::default());
-        Ok(Some(Self { name, mode, objects, down, warnings }))
+        let (name, down) = (address.to_owned(), AtomicBool::new(false));
+        let (warnings, useless) = (Mutex::default(), Mutex::default());
+        Ok(Some(Self { name, mode, objects, down, warnings, useless }))
     }
 
     /// What went wrong since the last call.
@@ -70,7 +74,7 @@ impl Remote {
 
     /// What it holds for a key.
     pub(super) fn record(&self, key: &Digest) -> Option<SharedRecord> {
-        if !self.mode.reads() || self.is_down() {
+        if !self.mode.reads() || self.is_down() || self.useless.lock().is_ok_and(|keys| keys.contains(key)) {
             return None;
         }
         let place = objects::record(key);
@@ -84,7 +88,11 @@ impl Remote {
             shared.check(key)?;
             Ok(shared)
         };
-        read().map_err(|error| self.damaged(&place, &format!("the record {} ({error:#})", key.short()))).ok()
+        let refused = |error| {
+            self.is_useless(key);
+            self.damaged(&place, &format!("the record {} ({error:#})", key.short()));
+        };
+        read().map_err(refused).ok()
     }
 
     /// Fetches the files and the log of a record; whether all of them are as it says.
@@ -114,6 +122,7 @@ impl Remote {
             self.objects.distrust(&objects::record(&shared.record.digest));
         }
         if cancel.signal().is_none() {
+            self.is_useless(&shared.record.digest);
             self.failed::<()>(&format!("{what} of `{}`", shared.record.node), fault);
         }
         false
@@ -161,6 +170,12 @@ impl Remote {
 
     fn is_down(&self) -> bool {
         self.down.load(Ordering::SeqCst)
+    }
+
+    fn is_useless(&self, key: &Digest) {
+        if let Ok(mut keys) = self.useless.lock() {
+            keys.insert(key.clone());
+        }
     }
 
     fn warn(&self, text: String) {

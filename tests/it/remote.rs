@@ -159,7 +159,8 @@ fn hostile_records_do_nothing() {
     let whole = std::fs::read(record).unwrap();
     let outside = remote.path().join("outside").display().to_string();
     let long = |value: &mut serde_json::Value| value["files"][0]["size"] = (1_u64 << 62).into();
-    let changes: Vec<(&str, Box<dyn Fn(&mut serde_json::Value)>)> = vec![
+    type Change = Box<dyn Fn(&mut serde_json::Value)>;
+    let changes: Vec<(&str, Change)> = vec![
         (
             "leaves the artifact's folder",
             Box::new(|value| value["files"][0]["path"] = "../../../../evil".into()),

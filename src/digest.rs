@@ -1,6 +1,6 @@
 //! BLAKE3 content digests, written `blake3:<64 hex digits>`.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{fmt, fs::File, io::Read as _, path::Path, str::FromStr};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -12,20 +12,32 @@ pub struct Digest(String);
 
 const PREFIX: &str = "blake3:";
 
+/// Bytes that are read at a time; all cores share them.
+const PIECE: u64 = 8 << 20;
+
 impl Digest {
     /// Digest of bytes in memory.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Self(blake3::hash(bytes).to_hex().to_string())
     }
 
-    /// Digest of one file's content.
+    /// Digest of one file's content. It is read, not mapped: somebody who truncates a mapped file ends the
+    /// process that looks at it.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn of_file(path: &Path) -> anyhow::Result<Self> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        Ok(Self(hasher.finalize().to_hex().to_string()))
+        let cannot = || format!("cannot read `{}`", path.display());
+        let mut file = File::open(path).with_context(cannot)?;
+        let (mut hasher, mut piece) = (blake3::Hasher::new(), Vec::new());
+        loop {
+            piece.clear();
+            (&mut file).take(PIECE).read_to_end(&mut piece).with_context(cannot)?;
+            if piece.is_empty() {
+                return Ok(Self(hasher.finalize().to_hex().to_string()));
+            }
+            hasher.update_rayon(&piece);
+        }
     }
 
     /// Digest of a file, or of a folder as [`Digest::of_files`] of everything in it.
@@ -103,5 +115,21 @@ impl TryFrom<String> for Digest {
 impl From<Digest> for String {
     fn from(digest: Digest) -> Self {
         digest.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_several_pieces_has_the_digest_of_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for size in [0, 1, PIECE as usize, PIECE as usize + 5] {
+            let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(Digest::of_file(&path).unwrap(), Digest::of_bytes(&bytes));
+        }
     }
 }

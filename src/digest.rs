@@ -53,23 +53,24 @@ impl Digest {
             let entry = entry.with_context(|| format!("cannot read folder `{}`", path.display()))?;
             if entry.file_type().is_file() {
                 let relative = entry.path().strip_prefix(path).expect("walkdir stays below its root");
-                files.push((relative.to_string_lossy().into_owned(), Self::of_file(entry.path())?));
+                let name = relative.as_os_str().as_encoded_bytes().to_owned();
+                files.push((name, Self::of_file(entry.path())?));
             }
         }
         files.sort();
-        Ok(Self::of_files(files.iter().map(|(name, digest)| (name.as_str(), false, digest))))
+        Ok(Self::of_files(files.iter().map(|(name, digest)| (name.as_slice(), false, digest))))
     }
 
-    /// Digest of a folder, given the relative path of each of its files, whether its executable bit
-    /// counts and is set, and its digest; sorted by path.
-    pub fn of_files<'a>(files: impl Iterator<Item = (&'a str, bool, &'a Self)>) -> Self {
+    /// Digest of a folder, given the bytes of the relative path of each of its files, whether its executable
+    /// bit counts and is set, and its digest; sorted by path.
+    pub fn of_files<'a>(files: impl Iterator<Item = (&'a [u8], bool, &'a Self)>) -> Self {
         let mut hasher = blake3::Hasher::new();
         for (name, executable, digest) in files {
             if executable {
                 hasher.update(b"executable");
             }
             hasher.update(&(name.len() as u64).to_le_bytes());
-            hasher.update(name.as_bytes());
+            hasher.update(name);
             hasher.update(digest.0.as_bytes());
         }
         Self(hasher.finalize().to_hex().to_string())
@@ -121,6 +122,17 @@ impl From<Digest> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_are_no_text_are_told_apart() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+        let digest_with = |name: &[u8]| {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(OsStr::from_bytes(name)), "x").unwrap();
+            Digest::of_path(dir.path()).unwrap()
+        };
+        assert_ne!(digest_with(b"\xfe"), digest_with(b"\xff"));
+    }
 
     #[test]
     fn a_file_of_several_pieces_has_the_digest_of_its_bytes() {

@@ -11,7 +11,10 @@ use std::{
 use anyhow::bail;
 
 use super::record::{ArtifactFile, Record};
-use crate::digest::Digest;
+use crate::{
+    digest::Digest,
+    error::{excerpt, hinted},
+};
 
 /// What a folder's listing says of a file.
 struct Listed {
@@ -28,12 +31,22 @@ fn listing(folder: &Path) -> anyhow::Result<BTreeMap<String, Listed>> {
             let about = entry.metadata()?;
             let since = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
             let executable = about.permissions().mode() & 0o111 != 0;
-            let path = entry.path().strip_prefix(folder).expect("walkdir stays below its root");
             let listed = Listed { size: about.len(), mtime_ns: since.as_nanos() as u64, executable };
-            out.insert(path.to_string_lossy().into_owned(), listed);
+            out.insert(name_of(entry.path(), folder)?.to_owned(), listed);
         }
     }
     Ok(out)
+}
+
+/// A path inside an artifact.
+fn name_of<'p>(path: &'p Path, folder: &Path) -> anyhow::Result<&'p str> {
+    let path = path.strip_prefix(folder).expect("walkdir stays below its root");
+    path.to_str().ok_or_else(|| {
+        hinted(
+            format!("the name of `{}` is no UTF-8 text", excerpt(path.display())),
+            "records and other machines know the files of a result by names that are; rename it",
+        )
+    })
 }
 
 /// Every file of an artifact, read in full.
@@ -49,7 +62,7 @@ pub(super) fn list(folder: &Path) -> anyhow::Result<Vec<ArtifactFile>> {
 
 /// Digest of an artifact; names its folder.
 pub(super) fn content(files: &[ArtifactFile]) -> Digest {
-    Digest::of_files(files.iter().map(|file| (file.path.as_str(), file.executable, &file.digest)))
+    Digest::of_files(files.iter().map(|file| (file.path.as_bytes(), file.executable, &file.digest)))
 }
 
 /// Every file is there with its size; one whose time changed is read again.
@@ -79,11 +92,9 @@ pub(super) fn protect(out: &Path) -> anyhow::Result<()> {
     let folder_mode = fs::metadata(out)?.permissions().mode() & 0o7777;
     for entry in walkdir::WalkDir::new(out) {
         let entry = entry?;
+        let name = name_of(entry.path(), out)?;
         if entry.file_type().is_symlink() || !(entry.file_type().is_file() || entry.file_type().is_dir()) {
-            bail!(
-                "the step left `{}`, which is neither a file nor a folder",
-                entry.path().strip_prefix(out).unwrap_or(entry.path()).display()
-            );
+            bail!("the step left `{name}`, which is neither a file nor a folder");
         }
         let executable = entry.metadata()?.permissions().mode() & 0o111 != 0;
         let mode = match (entry.file_type().is_dir(), executable) {
@@ -94,4 +105,22 @@ pub(super) fn protect(out: &Path) -> anyhow::Result<()> {
         fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_no_text_is_refused() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("é"), "").unwrap();
+        protect(dir.path()).unwrap();
+        fs::write(dir.path().join(OsStr::from_bytes(b"a\xff")), "").unwrap();
+        let error = protect(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("is no UTF-8 text"), "{error:#}");
+        assert!(crate::error::hint_of(&error).is_some());
+        list(dir.path()).unwrap_err();
+    }
 }

@@ -137,12 +137,9 @@ fn forge(record: &Path, change: impl Fn(&mut serde_json::Value)) {
     let files = value["record"]["files"].as_array().unwrap().clone();
     let digests: Vec<evergraft::digest::Digest> =
         files.iter().map(|file| file["digest"].as_str().unwrap().parse().unwrap()).collect();
-    let content = evergraft::digest::Digest::of_files(
-        files
-            .iter()
-            .zip(&digests)
-            .map(|(file, digest)| (file["path"].as_str().unwrap(), file["executable"] == true, digest)),
-    );
+    let content = evergraft::digest::Digest::of_files(files.iter().zip(&digests).map(|(file, digest)| {
+        (file["path"].as_str().unwrap().as_bytes(), file["executable"] == true, digest)
+    }));
     value["record"]["artifact"] = content.to_string().into();
     let json = serde_json::to_string_pretty(&value).unwrap();
     let check = evergraft::digest::Digest::of_bytes(json.as_bytes());

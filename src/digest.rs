@@ -51,18 +51,21 @@ impl Digest {
         let mut files = Vec::new();
         for entry in walkdir::WalkDir::new(path).follow_links(true) {
             let entry = entry.with_context(|| format!("cannot read folder `{}`", path.display()))?;
+            let relative = entry.path().strip_prefix(path).expect("walkdir stays below its root");
+            let name = relative.as_os_str().as_encoded_bytes();
             if entry.file_type().is_file() {
-                let relative = entry.path().strip_prefix(path).expect("walkdir stays below its root");
-                let name = relative.as_os_str().as_encoded_bytes().to_owned();
-                files.push((name, Self::of_file(entry.path())?));
+                files.push((name.to_owned(), Self::of_file(entry.path())?));
+            } else if entry.depth() > 0 && is_empty_folder(entry.path())? {
+                files.push(([name, b"/"].concat(), Self::of_bytes(&[])));
             }
         }
         files.sort();
         Ok(Self::of_files(files.iter().map(|(name, digest)| (name.as_slice(), false, digest))))
     }
 
-    /// Digest of a folder, given the bytes of the relative path of each of its files, whether its executable
-    /// bit counts and is set, and its digest; sorted by path.
+    /// Digest of a folder, given the bytes of the relative path of each of its files and, with a `/` at
+    /// its end, of each empty folder; whether its executable bit counts and is set; and its digest. Sorted by
+    /// path.
     pub fn of_files<'a>(files: impl Iterator<Item = (&'a [u8], bool, &'a Self)>) -> Self {
         let mut hasher = blake3::Hasher::new();
         for (name, executable, digest) in files {
@@ -85,6 +88,15 @@ impl Digest {
     pub fn short(&self) -> &str {
         &self.0[..12]
     }
+}
+
+/// Whether something is a folder with nothing in it.
+///
+/// # Errors
+/// When it is a folder that cannot be read.
+pub(crate) fn is_empty_folder(path: &Path) -> anyhow::Result<bool> {
+    let cannot = || format!("cannot read folder `{}`", path.display());
+    Ok(path.is_dir() && path.read_dir().with_context(cannot)?.next().is_none())
 }
 
 impl fmt::Display for Digest {
@@ -122,6 +134,17 @@ impl From<Digest> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_folder_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let nothing = Digest::of_path(dir.path()).unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        let nested = Digest::of_path(dir.path()).unwrap();
+        std::fs::write(dir.path().join("a/b/x"), "").unwrap();
+        let filled = Digest::of_path(dir.path()).unwrap();
+        assert!(nothing != nested && nested != filled && nothing != filled);
+    }
 
     #[test]
     fn names_that_are_no_text_are_told_apart() {

@@ -12,11 +12,12 @@ use anyhow::bail;
 
 use super::record::{ArtifactFile, Record};
 use crate::{
-    digest::Digest,
+    digest::{Digest, is_empty_folder},
     error::{excerpt, hinted},
 };
 
-/// What a folder's listing says of a file.
+/// What a folder's listing says of a file, or of an empty folder.
+#[derive(Default)]
 struct Listed {
     size: u64,
     mtime_ns: u64,
@@ -33,6 +34,8 @@ fn listing(folder: &Path) -> anyhow::Result<BTreeMap<String, Listed>> {
             let executable = about.permissions().mode() & 0o111 != 0;
             let listed = Listed { size: about.len(), mtime_ns: since.as_nanos() as u64, executable };
             out.insert(name_of(entry.path(), folder)?.to_owned(), listed);
+        } else if entry.depth() > 0 && is_empty_folder(entry.path())? {
+            out.insert(format!("{}/", name_of(entry.path(), folder)?), Listed::default());
         }
     }
     Ok(out)
@@ -49,12 +52,18 @@ fn name_of<'p>(path: &'p Path, folder: &Path) -> anyhow::Result<&'p str> {
     })
 }
 
-/// Every file of an artifact, read in full.
+/// Whether a name in a listing is that of an empty folder.
+pub(super) fn is_folder(name: &str) -> bool {
+    name.ends_with('/')
+}
+
+/// Every file of an artifact, read in full, and every empty folder.
 pub(super) fn list(folder: &Path) -> anyhow::Result<Vec<ArtifactFile>> {
     listing(folder)?
         .into_iter()
         .map(|(path, Listed { size, mtime_ns, executable })| {
-            let digest = Digest::of_file(&folder.join(&path))?;
+            let whole = folder.join(&path);
+            let digest = if is_folder(&path) { Digest::of_bytes(&[]) } else { Digest::of_file(&whole)? };
             Ok(ArtifactFile { path, size, mtime_ns, executable, digest })
         })
         .collect()
@@ -110,6 +119,18 @@ pub(super) fn protect(out: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_folder_is_part_of_an_artifact() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        let with = list(dir.path()).unwrap();
+        assert_eq!(with.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["d/"]);
+        fs::write(dir.path().join("d/x"), "").unwrap();
+        assert_eq!(list(dir.path()).unwrap()[0].path, "d/x");
+        fs::remove_dir_all(dir.path().join("d")).unwrap();
+        assert_ne!(content(&with), content(&list(dir.path()).unwrap()));
+    }
 
     #[test]
     fn a_name_that_is_no_text_is_refused() {

@@ -8,7 +8,7 @@ use crate::space::{Ran, Space};
 const CHAIN: &str = r#"version: 1
 name: chain
 steps:
-  a: { uses: command, with: { run: "echo told; mkdir d; cat \"$INPUT_1\" > d/a.txt; touch d/empty; printf '#!/bin/sh\necho hi\n' > tool; chmod 755 tool", inputs: [in.txt], outputs: [d, tool] } }
+  a: { uses: command, with: { run: "echo told; mkdir d; cat \"$INPUT_1\" > d/a.txt; touch d/empty; mkdir d/none; printf '#!/bin/sh\necho hi\n' > tool; chmod 755 tool", inputs: [in.txt], outputs: [d, tool] } }
   b: { uses: command, with: { run: "\"$STEP_A/tool\" > b.txt; cat \"$STEP_A/d/a.txt\" >> b.txt", steps: { a: "${{ steps.a }}" }, outputs: [b.txt] } }
 "#;
 
@@ -55,6 +55,7 @@ fn two_machines_share(remote: &str) {
         let path = format!("outputs/chain/latest/steps/{file}");
         assert_eq!(two.read(&path), one.read(&path));
     }
+    assert!(two.path().join("outputs/chain/latest/steps/a/artifact/d/none").is_dir());
     two.expect(0, &["cache", "verify"]);
     // What came from there is there to stay.
     assert_eq!(two.counts(&[]), (0, 2));

@@ -25,7 +25,7 @@ use anyhow::{Context as _, bail, ensure};
 use objects::{Fault, Objects};
 use shared::{Blob, SharedRecord};
 
-use super::{Mode, Record, Workspace, record::MAX_BYTES};
+use super::{Mode, Record, Workspace, files::is_folder, record::MAX_BYTES};
 use crate::{
     cancel::Cancel,
     digest::Digest,
@@ -91,8 +91,13 @@ impl Remote {
     pub(super) fn files(&self, shared: &SharedRecord, workspace: &Workspace, cancel: &Cancel) -> bool {
         let out = workspace.out();
         let fetch = || -> Result<(), (String, Fault)> {
-            must_fit(&out, shared).map_err(|error| ("its files".to_owned(), Fault::Refused(error)))?;
+            let here = |error| ("its files".to_owned(), Fault::Refused(error));
+            must_fit(&out, shared).map_err(here)?;
             for file in &shared.record.files {
+                if is_folder(&file.path) {
+                    fs::create_dir_all(out.join(&file.path)).context("cannot make a folder").map_err(here)?;
+                    continue;
+                }
                 let blob = Blob { size: file.size, digest: file.digest.clone() };
                 self.blob(&blob, &out.join(&file.path), file.executable, cancel)
                     .map_err(|fault| (format!("`{}`", file.path), fault))?;
@@ -138,7 +143,7 @@ impl Remote {
             return;
         }
         let add = || -> Result<(), Fault> {
-            for file in &record.files {
+            for file in record.files.iter().filter(|file| !is_folder(&file.path)) {
                 let blob = Blob { size: file.size, digest: file.digest.clone() };
                 self.objects.add(&objects::file(&file.digest), &blob, &artifact.join(&file.path))?;
             }
@@ -206,6 +211,7 @@ fn must_fit(folder: &Path, shared: &SharedRecord) -> anyhow::Result<()> {
 
 /// A path of a record that stays in the artifact's folder.
 fn must_stay_inside(path: &str) -> anyhow::Result<()> {
+    let path = path.strip_suffix('/').unwrap_or(path);
     let mut parts = Path::new(path).components();
     let plain = parts.all(|part| matches!(part, std::path::Component::Normal(_)));
     let same = Path::new(path).components().collect::<std::path::PathBuf>().as_os_str() == path;
@@ -221,10 +227,10 @@ mod tests {
 
     #[test]
     fn paths_stay_inside() {
-        for good in ["a", "a/b.txt", "a b/ç"] {
+        for good in ["a", "a/b.txt", "a b/ç", "a/", "a/b/"] {
             must_stay_inside(good).unwrap();
         }
-        for bad in ["", "/a", "..", "a/../b", "./a", "a//b", "a/", "a\0b"] {
+        for bad in ["", "/", "/a", "..", "../", "a/../b", "./a", "a//b", "a//", "a\0b"] {
             must_stay_inside(bad).unwrap_err();
         }
     }

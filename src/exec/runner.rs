@@ -204,7 +204,6 @@ impl Runner<'_> {
             *log = std::fs::read(workspace.log()).unwrap_or_default();
             match ran {
                 Ok(()) => {
-                    job.cancel.check().map_err(|error| stopped(job, error))?;
                     self.keys.check_unchanged(job.node)?;
                     let warnings = warnings(&workspace.log());
                     let record = self

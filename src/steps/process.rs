@@ -78,7 +78,10 @@ pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<Exit
             // What it left running in the background would write into a folder that is about to move
             // or to go.
             group.signal(Signal::KILL);
-            cancel.check()?;
+            // One that ended before it was asked to is as good as any.
+            if asked.is_some() {
+                cancel.check()?;
+            }
             return Ok(status);
         }
         match asked {

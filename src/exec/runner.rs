@@ -35,7 +35,7 @@ use crate::{
     key::StepKey,
     plan::{Plan, StepNode},
     progress::{Observer, Progress},
-    steps::{self, Bases, Input, StepContext},
+    steps::{self, Bases, Input, Signal, StepContext},
 };
 
 /// Set in a step's token when its `timeout:` is over.
@@ -288,12 +288,14 @@ impl Runner<'_> {
         let id = order.id;
         let replies = process.begin(order)?;
         let mut asked: Option<Instant> = None;
+        let mut program = None;
         loop {
             match replies.recv_timeout(POLL) {
                 Ok(Reply::Begin { total, unit }) => progress.begin(total, &unit),
                 Ok(Reply::Update { done, message }) => progress.update(done, &message),
                 Ok(Reply::Note(message)) => progress.note(&message),
                 Ok(Reply::Warn(message)) => progress.warn(&message),
+                Ok(Reply::Program(group)) => program = Some(group),
                 Ok(Reply::AskDigest(path)) => {
                     let digest = self.keys.source(&path).map(|source| source.digest);
                     let digest = digest.map_err(|error| format!("{error:#}"));
@@ -301,6 +303,9 @@ impl Runner<'_> {
                 }
                 Ok(Reply::Ended { outcome, kept }) => return Ok((outcome, kept)),
                 Err(RecvTimeoutError::Disconnected) => {
+                    if let Some(group) = program {
+                        steps::signal_group(group, Signal::KILL);
+                    }
                     job.cancel.check()?;
                     return Err(process.crash());
                 }
@@ -341,6 +346,7 @@ impl Runner<'_> {
             progress,
             cancel: &job.cancel,
             log: &log,
+            on_program: &|_| {},
             source_digest: &|path| Ok(self.keys.source(path)?.digest),
         };
         steps::run(job.node.kind.name, &job.node.params, &context)

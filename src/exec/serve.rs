@@ -156,6 +156,7 @@ impl Worker {
             progress: &progress,
             cancel,
             log: &log,
+            on_program: &|group| self.reply(order.id, Reply::Program(group)),
             source_digest: &|path| {
                 let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
                 self.reply(order.id, Reply::AskDigest(path.to_owned()));

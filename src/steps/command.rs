@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{StepContext, process, secrets::Secrets};
-use crate::{cancel::Cancel, env, error::hinted, params::CommandParams};
+use crate::{env, error::hinted, params::CommandParams};
 
 pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<()> {
     let log = ctx.log.lock().ok().and_then(|file| file.try_clone().ok()).context("cannot share the log")?;
@@ -31,9 +31,9 @@ pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<(
     let secrets = Secrets::of_environment(&params.secrets)?;
     let status = if params.secrets.is_empty() {
         command.stdout(log.try_clone()?).stderr(log);
-        process::run(&mut command, ctx.cancel)?
+        process::run(&mut command, ctx)?
     } else {
-        run_masked(command, log, &secrets, ctx.cancel)?
+        run_masked(command, log, &secrets, ctx)?
     };
     if !status.success() {
         bail!("the command ended with {status}");
@@ -55,13 +55,13 @@ fn run_masked(
     mut command: Command,
     mut log: fs::File,
     secrets: &Secrets,
-    cancel: &Cancel,
+    ctx: &StepContext,
 ) -> anyhow::Result<ExitStatus> {
     let (mut words, into) = std::io::pipe().context("cannot make a pipe")?;
     command.stdout(into.try_clone()?).stderr(into);
     std::thread::scope(|scope| {
         let filter = scope.spawn(move || secrets.copy_masked(&mut words, &mut log));
-        let status = process::run(&mut command, cancel);
+        let status = process::run(&mut command, ctx);
         // The last ends of the pipe on this side; the filter waits for them.
         drop(command);
         let filtered = filter.join().map_err(|_| anyhow::anyhow!("the log's filter ended early"))?;

@@ -12,7 +12,8 @@ use anyhow::Context as _;
 pub(crate) use rustix::process::Signal;
 use rustix::process::{Pid, kill_process_group};
 
-use crate::{cancel::Cancel, env};
+use super::StepContext;
+use crate::env;
 
 static RUNNING: Running = Running(Mutex::new(Groups { ids: BTreeSet::new(), closed: false }));
 
@@ -93,8 +94,9 @@ impl Drop for Group {
 ///
 /// # Errors
 /// When it cannot be started, or [`crate::cancel::Cancelled`].
-pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<ExitStatus> {
+pub(super) fn run(command: &mut Command, ctx: &StepContext) -> anyhow::Result<ExitStatus> {
     let mut group = Group::start(command).context("cannot start the shell")?;
+    (ctx.on_program)(group.0.id());
     let mut asked: Option<Instant> = None;
     let mut pause = Duration::from_millis(1);
     loop {
@@ -104,12 +106,12 @@ pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<Exit
             group.signal(Signal::KILL);
             // One that ended before it was asked to is as good as any.
             if asked.is_some() {
-                cancel.check()?;
+                ctx.cancel.check()?;
             }
             return Ok(status);
         }
         match asked {
-            None if cancel.signal().is_some() => {
+            None if ctx.cancel.signal().is_some() => {
                 group.signal(Signal::TERM);
                 asked = Some(Instant::now());
             }

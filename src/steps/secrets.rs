@@ -13,6 +13,7 @@ const MIN_LENGTH: usize = 4;
 const PIECE: usize = 1 << 16;
 
 /// Secret values. Each line of a value counts for itself.
+#[derive(Clone)]
 pub(super) struct Secrets {
     /// Name and line, the longest first.
     lines: Vec<(String, Vec<u8>)>,

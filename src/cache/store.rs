@@ -21,7 +21,7 @@ use crate::{
     cancel::Cancel,
     digest::Digest,
     durable::{self, checked_json, parse_checked_json},
-    error::Error,
+    error::{Error, hinted},
     key::StepKey,
 };
 
@@ -298,17 +298,9 @@ impl Cache {
         for _ in 0..10 {
             match list(&place) {
                 Ok(there) if content(&there) == *artifact => return Ok(there),
-                // Somebody may be reading it: aside first, so that the name is free at once.
-                Ok(_) => {
-                    let aside = tempfile::tempdir_in(self.own("tmp"))?;
-                    match fs::rename(&place, aside.path().join("damaged")) {
-                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                            return Err(error).context("cannot remove a damaged artifact");
-                        }
-                        _ => {}
-                    }
-                }
-                Err(_) => {}
+                // What cannot be read is as good as damaged.
+                _ if fs::symlink_metadata(&place).is_ok() => self.move_away(&place)?,
+                _ => {}
             }
             match fs::rename(out, &place) {
                 Ok(()) => {
@@ -323,5 +315,17 @@ impl Cache {
             }
         }
         bail!("`{}` changes all the time", place.display())
+    }
+
+    /// Somebody may be reading it, so the name is made free at once, before the files go.
+    fn move_away(&self, damaged: &Path) -> anyhow::Result<()> {
+        let aside = tempfile::tempdir_in(self.own("tmp"))?;
+        match fs::rename(damaged, aside.path().join("damaged")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(hinted(
+                format!("cannot move the damaged artifact `{}` away: {error}", damaged.display()),
+                "remove it by hand, or ask its owner to",
+            )),
+            _ => Ok(()),
+        }
     }
 }

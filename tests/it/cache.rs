@@ -101,6 +101,19 @@ fn repair_moves_damage_away() {
     space.expect(0, &["plan", "--check"]);
 }
 
+/// Anything may stand where an artifact should, e.g. after a file system was repaired.
+#[test]
+fn what_cannot_be_read_is_replaced() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    let artifact = fs::canonicalize(space.path().join("outputs/two/latest/steps/b/artifact")).unwrap();
+    fs::remove_dir_all(&artifact).unwrap();
+    fs::write(&artifact, "no folder").unwrap();
+    assert_eq!(space.counts(&[]), (1, 1));
+    assert_eq!(fs::read_to_string(artifact.join("b")).unwrap(), "one\n");
+    assert!(fs::read_dir(space.path().join("cache/steps-v1/tmp")).unwrap().next().is_none());
+}
+
 #[test]
 fn prune_goes_by_last_use() {
     let space = Space::new(TWO);

@@ -72,9 +72,15 @@ impl Workspace {
 impl Cache {
     /// What is there for a key, without a lock.
     pub fn peek(&self, digest: &Digest) -> Result<Record, MissReason> {
-        if !self.mode.reads() {
-            return Err(MissReason::NotRead(self.mode));
-        }
+        if self.mode.reads() { self.check(digest) } else { Err(MissReason::NotRead(self.mode)) }
+    }
+
+    /// Whether there is a usable result for a key, be it used or not.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.check(digest).is_ok()
+    }
+
+    fn check(&self, digest: &Digest) -> Result<Record, MissReason> {
         match Record::read(&self.find(folder::record(digest)), digest) {
             Ok(None) => Err(MissReason::New),
             Err(error) => Err(MissReason::Damaged(format!("its cache record is damaged ({error:#})"))),

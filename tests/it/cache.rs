@@ -182,6 +182,29 @@ fn a_kept_run_outlives_every_pruning() {
 }
 
 #[test]
+fn what_a_kept_run_lacks_is_told() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    let (a, b) = (record(&space, "a"), record(&space, "b"));
+    fs::remove_file(&a).unwrap();
+    let ran = space.expect(0, &["cache", "keep", "two/latest"]);
+    assert!(ran.stdout.starts_with("kept the 1 result of"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("warning: the cache lacks 1 result of that run"), "{}", ran.stderr);
+    // What a damaged record leads to is not known, so everything stays.
+    let whole = fs::read(&b).unwrap();
+    fs::write(&b, &whole[..100]).unwrap();
+    let ran = space.expect(1, &["cache", "prune", "--unreachable"]);
+    assert!(ran.stderr.contains("a record that a kept run needs cannot be read"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("hint: `evergraft cache verify --repair`"), "{}", ran.stderr);
+    fs::write(&b, &whole).unwrap();
+    space.expect(0, &["cache", "prune", "--unreachable", "--max-size", "0"]);
+    assert_eq!(files(&space, "records"), [b.clone()]);
+    fs::remove_file(&b).unwrap();
+    let ran = space.expect(2, &["cache", "keep", "two/latest"]);
+    assert!(ran.stderr.contains("the cache holds no result of"), "{}", ran.stderr);
+}
+
+#[test]
 fn unreachable_is_what_no_record_leads_to() {
     let space = Space::new(TWO);
     space.counts(&[]);

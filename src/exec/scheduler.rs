@@ -510,6 +510,7 @@ impl<'a> Dispatcher<'a> {
             }
             self.stopping = true;
             self.running.values().for_each(|running| running.cancel.set(signal));
+            self.looking.values().for_each(|job| job.cancel.set(signal));
         }
         let now = Instant::now();
         for running in self.running.values() {

@@ -144,7 +144,7 @@ pub fn run(
     let mut dispatcher = Dispatcher::new(plan, cache, options, observer, folder, selected);
     dispatcher.say(Event::RunStarted {
         recipe: plan.recipe_name.clone(),
-        steps: dispatcher.selected.len(),
+        steps: dispatcher.order.len(),
         folder: dispatcher.summary.folder.display().to_string(),
     });
     std::thread::scope(|scope| {

@@ -16,6 +16,7 @@ use super::{
     folder::{self, CHECKPOINTS},
     lock::{self, LockOptions},
     record::{About, ArtifactFile, Record},
+    remote::Remote,
 };
 use crate::{
     cancel::Cancel,
@@ -93,7 +94,12 @@ impl Cache {
 
     /// What the remote cache promises for a key. Nothing is fetched but the record.
     pub fn peek_remote(&self, digest: &Digest) -> Option<Record> {
-        self.remote.as_ref()?.record(digest).map(|found| found.record)
+        self.read_remote()?.record(digest).map(|found| found.record)
+    }
+
+    /// The remote cache, where results are used at all.
+    fn read_remote(&self) -> Option<&Remote> {
+        self.remote.as_ref().filter(|_| self.mode.reads())
     }
 
     /// A result, or the lock to make one. Waits while another process makes it.
@@ -130,7 +136,7 @@ impl Cache {
 
     /// The result of the remote cache, committed here. Whatever is wrong with it is a warning.
     fn fetch(&self, lock: &EntryLock, cancel: &Cancel) -> Option<Record> {
-        let remote = self.remote.as_ref()?;
+        let remote = self.read_remote()?;
         let found = remote.record(&lock.digest)?;
         let workspace = match self.workspace(lock) {
             Ok(workspace) => workspace,

@@ -84,6 +84,14 @@ fn modes_say_which_way_results_go() {
     let mut command = space.command(&["run"]);
     let ran = Ran::from(command.env("EVERGRAFT_REMOTE", path).output().unwrap());
     assert!(ran.stderr.contains("0 run, 2 cached"), "{}", ran.stderr);
+    // Every step runs where the cache says so, whatever another machine has made.
+    for mode in ["off", "write"] {
+        let space = machine(CHAIN);
+        let args = ["--cache-mode", mode, "--remote", path];
+        let plan = space.expect(5, &[&["plan", "--check"][..], &args].concat()).stdout;
+        assert!(!plan.contains("in the remote cache"), "{plan}");
+        assert_eq!(counts(&space, path, &args[..2]).0, 2);
+    }
 }
 
 #[test]

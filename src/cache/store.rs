@@ -177,9 +177,10 @@ impl Cache {
     }
 
     /// Gives a committed result to the remote cache. What goes wrong is a warning.
-    pub fn share(&self, record: &Record) {
+    pub fn share(&self, record: &Record, cancel: &Cancel) {
         if let Some(remote) = &self.remote {
-            remote.store(record, &self.artifact_path(&record.artifact), &self.log_path(&record.digest));
+            let (artifact, log) = (self.artifact_path(&record.artifact), self.log_path(&record.digest));
+            remote.store(record, &artifact, &log, cancel);
         }
     }
 

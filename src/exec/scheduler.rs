@@ -223,7 +223,7 @@ fn share(cache: &Cache, committed: &mpsc::Receiver<Record>, cancel: &Cancel) -> 
     let mut warnings = Vec::new();
     for record in committed {
         if cancel.signal().is_none() {
-            cache.share(&record);
+            cache.share(&record, cancel);
             warnings.extend(cache.take_warnings().into_iter().map(|warning| (record.node.clone(), warning)));
         }
     }

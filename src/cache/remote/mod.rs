@@ -138,19 +138,19 @@ impl Remote {
     }
 
     /// Adds a committed result: its files, then its record.
-    pub(super) fn store(&self, record: &Record, artifact: &Path, log: &Path) {
+    pub(super) fn store(&self, record: &Record, artifact: &Path, log: &Path, cancel: &Cancel) {
         if !self.mode.writes() || self.is_down() {
             return;
         }
         let add = || -> Result<(), Fault> {
             for file in record.files.iter().filter(|file| !is_folder(&file.path)) {
                 let blob = Blob { size: file.size, digest: file.digest.clone() };
-                self.objects.add(&objects::file(&file.digest), &blob, &artifact.join(&file.path))?;
+                self.objects.add(&objects::file(&file.digest), &blob, &artifact.join(&file.path), cancel)?;
             }
             let log = match fs::read(log) {
                 Ok(text) => {
                     let blob = Blob { size: text.len() as u64, digest: Digest::of_bytes(&text) };
-                    self.objects.add(&objects::file(&blob.digest), &blob, log)?;
+                    self.objects.add(&objects::file(&blob.digest), &blob, log, cancel)?;
                     Some(blob)
                 }
                 Err(_) => None,
@@ -159,7 +159,9 @@ impl Remote {
             let bytes = checked_json(&shared).map_err(Fault::Refused)?;
             self.objects.create(&objects::record(&record.digest), bytes)
         };
-        if let Err(fault) = add() {
+        if let Err(fault) = add()
+            && cancel.signal().is_none()
+        {
             self.failed::<()>(&format!("the result of `{}`, which is to go there,", record.node), fault);
         }
     }

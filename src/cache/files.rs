@@ -81,16 +81,16 @@ pub(super) fn check_quickly(record: &Record, folder: &Path) -> anyhow::Result<()
     }
     let mut there = listing(folder)?;
     for file in &record.files {
-        let Some(now) = there.remove(&file.path) else { bail!("`{}` is missing", file.path) };
+        let Some(now) = there.remove(&file.path) else { bail!("`{}` is missing", excerpt(&file.path)) };
         let same = now.size == file.size
             && now.executable == file.executable
             && (now.mtime_ns == file.mtime_ns || Digest::of_file(&folder.join(&file.path))? == file.digest);
         if !same {
-            bail!("`{}` was changed", file.path);
+            bail!("`{}` was changed", excerpt(&file.path));
         }
     }
     if let Some(extra) = there.keys().next() {
-        bail!("`{extra}` was added");
+        bail!("`{}` was added", excerpt(extra));
     }
     Ok(())
 }

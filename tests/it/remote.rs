@@ -208,6 +208,26 @@ fn hostile_records_do_nothing() {
 }
 
 #[test]
+fn a_hostile_record_does_not_steer_the_terminal() {
+    let remote = tempfile::tempdir().unwrap();
+    let path = remote.path().to_str().unwrap();
+    let recipe = "version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"echo x > x\", outputs: [x] } }\n";
+    counts(&machine(recipe), path, &[]);
+    let [record] = &objects(remote.path(), "records")[..] else { panic!("one record") };
+    forge(record, |value| {
+        value["node"] = "\u{1b}[2Ja".into();
+        value["warnings"] = vec!["\u{1b}]0;evil\u{7}"; 1000].into();
+    });
+    let space = machine(recipe);
+    let ran = space.expect(0, &["run", "--remote", path, "--remote-mode", "read"]);
+    assert!(ran.stderr.contains("0 run, 1 cached"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains(['\u{1b}', '\u{7}']), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("]0;evil").count(), 50, "{}", ran.stderr);
+    let kept = space.expect(0, &["cache", "prune", "--max-size", "0", "--dry-run"]).stdout;
+    assert!(kept.contains(" [2Ja") && !kept.contains('\u{1b}'), "{kept}");
+}
+
+#[test]
 fn a_remote_that_does_not_answer_is_one_warning() {
     let space = machine(CHAIN);
     let run = |args: &[&str]| {

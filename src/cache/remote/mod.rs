@@ -82,7 +82,7 @@ impl Remote {
         let read = || -> anyhow::Result<SharedRecord> {
             let shared: SharedRecord = parse_checked_json(&found)?;
             shared.check(key)?;
-            Ok(shared)
+            Ok(shared.tamed())
         };
         read().map_err(|error| self.damaged(&place, &format!("the record {} ({error:#})", key.short()))).ok()
     }
@@ -100,7 +100,7 @@ impl Remote {
                 }
                 let blob = Blob { size: file.size, digest: file.digest.clone() };
                 self.blob(&blob, &out.join(&file.path), file.executable, cancel)
-                    .map_err(|fault| (format!("`{}`", file.path), fault))?;
+                    .map_err(|fault| (format!("`{}`", excerpt(&file.path)), fault))?;
             }
             Ok(())
         };

@@ -112,9 +112,10 @@ fn memory() -> u64 {
 /// The first `count` cards, or all. Their files are counted, since asking the driver takes seconds; a
 /// count that the user gives is believed.
 fn cards(count: Option<u32>) -> Vec<String> {
-    let visible = env::text(env::CUDA_VISIBLE_DEVICES);
-    let mut names: Vec<String> = match &visible {
-        Some(list) => list.split(',').map(|name| name.trim().to_owned()).collect(),
+    // Set to nothing it hides all of them.
+    let visible = std::env::var_os(env::CUDA_VISIBLE_DEVICES);
+    let mut names = match &visible {
+        Some(list) => listed(&list.to_string_lossy()),
         None => {
             let files = fs::read_dir("/dev").into_iter().flatten().flatten();
             let number = |name: String| name.strip_prefix("nvidia")?.parse::<u32>().ok();
@@ -128,6 +129,12 @@ fn cards(count: Option<u32>) -> Vec<String> {
         names.extend(more.map(|index| index.to_string()));
     }
     names
+}
+
+/// The cards of a list. As for CUDA, it ends where it names none.
+fn listed(list: &str) -> Vec<String> {
+    let names = list.split(',').map(str::trim);
+    names.take_while(|name| !matches!(*name, "" | "-1" | "none")).map(str::to_owned).collect()
 }
 
 /// What one step takes.
@@ -280,6 +287,15 @@ mod tests {
 
     fn demand(cpus: u32, mem: u64, cards: usize) -> Demand {
         Demand { cpus, mem, cards: Wanted::Any(cards), alone: None }
+    }
+
+    #[test]
+    fn a_list_may_hide_cards() {
+        assert_eq!(listed("2, GPU-a"), ["2", "GPU-a"]);
+        assert_eq!(listed("0,-1,1"), ["0"]);
+        for hidden in ["", " ", "-1", "none"] {
+            assert_eq!(listed(hidden), [""; 0]);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::progress::Event;
+use crate::{durable, progress::Event};
 
 /// An open run folder.
 #[derive(Debug)]
@@ -86,9 +86,8 @@ impl RunFolder {
 
     /// Writes a JSON file.
     pub(super) fn json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
-        let path = self.path.join(name);
-        fs::write(&path, serde_json::to_string_pretty(value)? + "\n")
-            .with_context(|| format!("cannot write `{}`", path.display()))
+        let text = serde_json::to_string_pretty(value)? + "\n";
+        durable::write(&self.path.join(name), text.as_bytes())
     }
 }
 

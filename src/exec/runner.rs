@@ -259,11 +259,11 @@ impl Runner<'_> {
             Place::Shared => self.follow(job, &*self.pool.shared()?, order(), progress.as_ref())?.0,
             Place::Own => {
                 let wish = Wish { kind, cards, inputs: &job.inputs, log: &log };
-                let process = self.pool.take(&wish)?;
-                let (outcome, kept) = self.follow(job, &process, order(), progress.as_ref())?;
+                let taken = self.pool.take(&wish)?;
+                let (outcome, kept) = self.follow(job, &taken.process, order(), progress.as_ref())?;
                 // After a panic nobody knows what state it is in.
                 if !matches!(outcome, Outcome::Defect(_)) {
-                    self.pool.put_back(process, &wish, kept);
+                    self.pool.put_back(taken, kind, kept);
                 }
                 outcome
             }

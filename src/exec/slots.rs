@@ -164,6 +164,12 @@ pub(super) struct Cards {
 }
 
 impl Cards {
+    /// These, and those that were had before.
+    pub(super) fn with(mut self, before: &Self) -> Self {
+        self.places.extend(&before.places);
+        self
+    }
+
     pub(super) fn overlap(&self, other: &Self) -> bool {
         !self.places.is_disjoint(&other.places)
     }
@@ -316,6 +322,13 @@ mod tests {
         slots.give_back(second);
         let grant = slots.take(&named, &mut Reserved::default()).unwrap();
         assert_eq!((grant.cards.visible.clone(), grant.card_names(&capacity)), (None, vec!["5".to_owned()]));
+    }
+
+    #[test]
+    fn cards_that_were_had_before_count() {
+        let cards = |place: usize| Cards { places: BTreeSet::from([place]), visible: None };
+        let both = cards(1).with(&cards(0));
+        assert!(both.overlap(&cards(0)) && both.overlap(&cards(1)) && !both.overlap(&cards(2)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! BLAKE3 content digests, written `blake3:<64 hex digits>`.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{fmt, fs::File, io::Read as _, path::Path, str::FromStr};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -12,20 +12,32 @@ pub struct Digest(String);
 
 const PREFIX: &str = "blake3:";
 
+/// Bytes that are read at a time; all cores share them.
+const PIECE: u64 = 8 << 20;
+
 impl Digest {
     /// Digest of bytes in memory.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Self(blake3::hash(bytes).to_hex().to_string())
     }
 
-    /// Digest of one file's content.
+    /// Digest of one file's content. It is read, not mapped: somebody who truncates a mapped file ends the
+    /// process that looks at it.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn of_file(path: &Path) -> anyhow::Result<Self> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        Ok(Self(hasher.finalize().to_hex().to_string()))
+        let cannot = || format!("cannot read `{}`", path.display());
+        let mut file = File::open(path).with_context(cannot)?;
+        let (mut hasher, mut piece) = (blake3::Hasher::new(), Vec::new());
+        loop {
+            piece.clear();
+            (&mut file).take(PIECE).read_to_end(&mut piece).with_context(cannot)?;
+            if piece.is_empty() {
+                return Ok(Self(hasher.finalize().to_hex().to_string()));
+            }
+            hasher.update_rayon(&piece);
+        }
     }
 
     /// Digest of a file, or of a folder as [`Digest::of_files`] of everything in it.
@@ -39,25 +51,29 @@ impl Digest {
         let mut files = Vec::new();
         for entry in walkdir::WalkDir::new(path).follow_links(true) {
             let entry = entry.with_context(|| format!("cannot read folder `{}`", path.display()))?;
+            let relative = entry.path().strip_prefix(path).expect("walkdir stays below its root");
+            let name = relative.as_os_str().as_encoded_bytes();
             if entry.file_type().is_file() {
-                let relative = entry.path().strip_prefix(path).expect("walkdir stays below its root");
-                files.push((relative.to_string_lossy().into_owned(), Self::of_file(entry.path())?));
+                files.push((name.to_owned(), Self::of_file(entry.path())?));
+            } else if entry.depth() > 0 && is_empty_folder(entry.path())? {
+                files.push(([name, b"/"].concat(), Self::of_bytes(&[])));
             }
         }
         files.sort();
-        Ok(Self::of_files(files.iter().map(|(name, digest)| (name.as_str(), false, digest))))
+        Ok(Self::of_files(files.iter().map(|(name, digest)| (name.as_slice(), false, digest))))
     }
 
-    /// Digest of a folder, given the relative path of each of its files, whether its executable bit
-    /// counts and is set, and its digest; sorted by path.
-    pub fn of_files<'a>(files: impl Iterator<Item = (&'a str, bool, &'a Self)>) -> Self {
+    /// Digest of a folder, given the bytes of the relative path of each of its files and, with a `/` at
+    /// its end, of each empty folder; whether its executable bit counts and is set; and its digest. Sorted by
+    /// path.
+    pub fn of_files<'a>(files: impl Iterator<Item = (&'a [u8], bool, &'a Self)>) -> Self {
         let mut hasher = blake3::Hasher::new();
         for (name, executable, digest) in files {
             if executable {
                 hasher.update(b"executable");
             }
             hasher.update(&(name.len() as u64).to_le_bytes());
-            hasher.update(name.as_bytes());
+            hasher.update(name);
             hasher.update(digest.0.as_bytes());
         }
         Self(hasher.finalize().to_hex().to_string())
@@ -72,6 +88,15 @@ impl Digest {
     pub fn short(&self) -> &str {
         &self.0[..12]
     }
+}
+
+/// Whether something is a folder with nothing in it.
+///
+/// # Errors
+/// When it is a folder that cannot be read.
+pub(crate) fn is_empty_folder(path: &Path) -> anyhow::Result<bool> {
+    let cannot = || format!("cannot read folder `{}`", path.display());
+    Ok(path.is_dir() && path.read_dir().with_context(cannot)?.next().is_none())
 }
 
 impl fmt::Display for Digest {
@@ -103,5 +128,43 @@ impl TryFrom<String> for Digest {
 impl From<Digest> for String {
     fn from(digest: Digest) -> Self {
         digest.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_folder_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let nothing = Digest::of_path(dir.path()).unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        let nested = Digest::of_path(dir.path()).unwrap();
+        std::fs::write(dir.path().join("a/b/x"), "").unwrap();
+        let filled = Digest::of_path(dir.path()).unwrap();
+        assert!(nothing != nested && nested != filled && nothing != filled);
+    }
+
+    #[test]
+    fn names_that_are_no_text_are_told_apart() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+        let digest_with = |name: &[u8]| {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(OsStr::from_bytes(name)), "x").unwrap();
+            Digest::of_path(dir.path()).unwrap()
+        };
+        assert_ne!(digest_with(b"\xfe"), digest_with(b"\xff"));
+    }
+
+    #[test]
+    fn a_file_of_several_pieces_has_the_digest_of_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for size in [0, 1, PIECE as usize, PIECE as usize + 5] {
+            let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(Digest::of_file(&path).unwrap(), Digest::of_bytes(&bytes));
+        }
     }
 }

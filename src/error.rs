@@ -98,7 +98,12 @@ const MOST_SHOWN: usize = 120;
 /// Something that a file says, as part of a message: cut where it is long, without control
 /// characters. A file must neither fill nor steer the terminal.
 pub(crate) fn excerpt(value: impl fmt::Display) -> String {
-    let mut short = Short { text: String::new(), room: MOST_SHOWN };
+    excerpt_of(MOST_SHOWN, value)
+}
+
+/// As [`excerpt`], of so many characters.
+pub(crate) fn excerpt_of(most: usize, value: impl fmt::Display) -> String {
+    let mut short = Short { text: String::new(), room: most };
     if write!(short, "{value}").is_err() {
         short.text.push('…');
     }

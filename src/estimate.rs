@@ -123,7 +123,9 @@ impl<'p> Known<'p> {
             "eval" => {
                 let params: EvalParams = read(node)?;
                 let tasks = params.tasks.iter().filter_map(TaskSpec::resolve);
-                let pass = tasks.map(|task| eval::pass_bytes(&shape, &task, params.batch_size)).max()?;
+                let whole_scores = device::class(params.device, params.dtype) != "flex";
+                let pass = |task| eval::pass_bytes(&shape, &task, params.batch_size, whole_scores);
+                let pass = tasks.map(pass).max()?;
                 let memory = loaded(params.dtype, params.device, Products::Alone).saturating_add(pass);
                 Some(Estimate { memory_bytes: Some(memory), disk_bytes: None })
             }

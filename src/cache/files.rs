@@ -11,9 +11,13 @@ use std::{
 use anyhow::bail;
 
 use super::record::{ArtifactFile, Record};
-use crate::digest::Digest;
+use crate::{
+    digest::{Digest, is_empty_folder},
+    error::{excerpt, hinted},
+};
 
-/// What a folder's listing says of a file.
+/// What a folder's listing says of a file, or of an empty folder.
+#[derive(Default)]
 struct Listed {
     size: u64,
     mtime_ns: u64,
@@ -28,20 +32,38 @@ fn listing(folder: &Path) -> anyhow::Result<BTreeMap<String, Listed>> {
             let about = entry.metadata()?;
             let since = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
             let executable = about.permissions().mode() & 0o111 != 0;
-            let path = entry.path().strip_prefix(folder).expect("walkdir stays below its root");
             let listed = Listed { size: about.len(), mtime_ns: since.as_nanos() as u64, executable };
-            out.insert(path.to_string_lossy().into_owned(), listed);
+            out.insert(name_of(entry.path(), folder)?.to_owned(), listed);
+        } else if entry.depth() > 0 && is_empty_folder(entry.path())? {
+            out.insert(format!("{}/", name_of(entry.path(), folder)?), Listed::default());
         }
     }
     Ok(out)
 }
 
-/// Every file of an artifact, read in full.
+/// A path inside an artifact.
+fn name_of<'p>(path: &'p Path, folder: &Path) -> anyhow::Result<&'p str> {
+    let path = path.strip_prefix(folder).expect("walkdir stays below its root");
+    path.to_str().ok_or_else(|| {
+        hinted(
+            format!("the name of `{}` is no UTF-8 text", excerpt(path.display())),
+            "records and other machines know the files of a result by names that are; rename it",
+        )
+    })
+}
+
+/// Whether a name in a listing is that of an empty folder.
+pub(super) fn is_folder(name: &str) -> bool {
+    name.ends_with('/')
+}
+
+/// Every file of an artifact, read in full, and every empty folder.
 pub(super) fn list(folder: &Path) -> anyhow::Result<Vec<ArtifactFile>> {
     listing(folder)?
         .into_iter()
         .map(|(path, Listed { size, mtime_ns, executable })| {
-            let digest = Digest::of_file(&folder.join(&path))?;
+            let whole = folder.join(&path);
+            let digest = if is_folder(&path) { Digest::of_bytes(&[]) } else { Digest::of_file(&whole)? };
             Ok(ArtifactFile { path, size, mtime_ns, executable, digest })
         })
         .collect()
@@ -49,7 +71,7 @@ pub(super) fn list(folder: &Path) -> anyhow::Result<Vec<ArtifactFile>> {
 
 /// Digest of an artifact; names its folder.
 pub(super) fn content(files: &[ArtifactFile]) -> Digest {
-    Digest::of_files(files.iter().map(|file| (file.path.as_str(), file.executable, &file.digest)))
+    Digest::of_files(files.iter().map(|file| (file.path.as_bytes(), file.executable, &file.digest)))
 }
 
 /// Every file is there with its size; one whose time changed is read again.
@@ -59,16 +81,16 @@ pub(super) fn check_quickly(record: &Record, folder: &Path) -> anyhow::Result<()
     }
     let mut there = listing(folder)?;
     for file in &record.files {
-        let Some(now) = there.remove(&file.path) else { bail!("`{}` is missing", file.path) };
+        let Some(now) = there.remove(&file.path) else { bail!("`{}` is missing", excerpt(&file.path)) };
         let same = now.size == file.size
             && now.executable == file.executable
             && (now.mtime_ns == file.mtime_ns || Digest::of_file(&folder.join(&file.path))? == file.digest);
         if !same {
-            bail!("`{}` was changed", file.path);
+            bail!("`{}` was changed", excerpt(&file.path));
         }
     }
     if let Some(extra) = there.keys().next() {
-        bail!("`{extra}` was added");
+        bail!("`{}` was added", excerpt(extra));
     }
     Ok(())
 }
@@ -79,11 +101,9 @@ pub(super) fn protect(out: &Path) -> anyhow::Result<()> {
     let folder_mode = fs::metadata(out)?.permissions().mode() & 0o7777;
     for entry in walkdir::WalkDir::new(out) {
         let entry = entry?;
+        let name = name_of(entry.path(), out)?;
         if entry.file_type().is_symlink() || !(entry.file_type().is_file() || entry.file_type().is_dir()) {
-            bail!(
-                "the step left `{}`, which is neither a file nor a folder",
-                entry.path().strip_prefix(out).unwrap_or(entry.path()).display()
-            );
+            bail!("the step left `{name}`, which is neither a file nor a folder");
         }
         let executable = entry.metadata()?.permissions().mode() & 0o111 != 0;
         let mode = match (entry.file_type().is_dir(), executable) {
@@ -94,4 +114,34 @@ pub(super) fn protect(out: &Path) -> anyhow::Result<()> {
         fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_folder_is_part_of_an_artifact() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        let with = list(dir.path()).unwrap();
+        assert_eq!(with.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["d/"]);
+        fs::write(dir.path().join("d/x"), "").unwrap();
+        assert_eq!(list(dir.path()).unwrap()[0].path, "d/x");
+        fs::remove_dir_all(dir.path().join("d")).unwrap();
+        assert_ne!(content(&with), content(&list(dir.path()).unwrap()));
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_refused() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("é"), "").unwrap();
+        protect(dir.path()).unwrap();
+        fs::write(dir.path().join(OsStr::from_bytes(b"a\xff")), "").unwrap();
+        let error = protect(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("is no UTF-8 text"), "{error:#}");
+        assert!(crate::error::hint_of(&error).is_some());
+        list(dir.path()).unwrap_err();
+    }
 }

@@ -154,8 +154,11 @@ fn wait(
     Ok(file)
 }
 
-/// A lock needs no right to write: another user may have made the file.
-fn open(path: &Path) -> anyhow::Result<File> {
+/// Opens the file of a lock. That needs no right to write: another user may have made it.
+///
+/// # Errors
+/// When it can be neither made nor read.
+pub(crate) fn open(path: &Path) -> anyhow::Result<File> {
     let opened = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path) {
         Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
             File::open(path)

@@ -28,6 +28,7 @@ mod verify;
 
 pub use folder::Cache;
 pub use kept::KeptRun;
+pub(crate) use lock::open as open_lock;
 pub use lock::{LockOptions, UseLock};
 pub use mode::Mode;
 pub use prune::{PruneRules, Pruned, PrunedItem};

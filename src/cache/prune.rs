@@ -15,7 +15,7 @@ use super::{
     folder::{self, CHECKPOINTS, DAMAGED},
     verify::remove,
 };
-use crate::{digest::Digest, durable::parse_checked_json};
+use crate::{digest::Digest, durable::parse_checked_json, error::hinted};
 
 /// What is to go.
 #[derive(Debug, Clone, Copy, Default)]
@@ -72,7 +72,7 @@ impl Cache {
     /// Removes what the rules say. The caller holds [`Cache::lock_alone`].
     ///
     /// # Errors
-    /// When a folder cannot be read, or something cannot be removed.
+    /// When a folder or what a kept run needs cannot be read, or something cannot be removed.
     pub fn prune(&self, rules: PruneRules) -> anyhow::Result<Pruned> {
         let mut pruning = Pruning { cache: self, rules, pruned: Pruned::default() };
         let (mut results, lost) = pruning.results()?;
@@ -109,7 +109,7 @@ impl Pruning<'_> {
     fn results(&self) -> anyhow::Result<(Vec<Entry>, BTreeSet<PathBuf>)> {
         let kept: BTreeSet<Digest> = self.cache.kept()?.into_iter().flat_map(|run| run.keys).collect();
         let (mut results, mut lost) = (Vec::new(), BTreeSet::new());
-        for (path, _) in self.cache.records()? {
+        for (path, name) in self.cache.records()? {
             match fs::read(&path).map_err(Into::into).and_then(|bytes| parse_checked_json::<Record>(&bytes)) {
                 Ok(record) => results.push(Entry {
                     age: age(&path),
@@ -119,6 +119,12 @@ impl Pruning<'_> {
                     digest: record.digest,
                     path,
                 }),
+                // Its artifact could not be told from those that may go.
+                Err(error) if kept.iter().any(|key| key.hex() == name) => {
+                    let message = format!("a record that a kept run needs cannot be read: {error:#}");
+                    let hint = "`evergraft cache verify --repair` sets it aside; the run that needs it makes it anew";
+                    return Err(hinted(message, hint).context(format!("`{}`", path.display())));
+                }
                 Err(_) => {
                     lost.insert(path);
                 }

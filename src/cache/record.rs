@@ -55,10 +55,10 @@ impl About {
     }
 }
 
-/// One file of an artifact.
+/// One file of an artifact, or an empty folder in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArtifactFile {
-    /// Path inside the artifact, with `/`.
+    /// Path inside the artifact, with `/`; that of an empty folder ends with one.
     pub path: String,
     /// Bytes.
     pub size: u64,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Cache;
 use crate::{
-    digest::Digest,
+    digest::{Digest, is_empty_folder},
     durable::{checked_json, parse_checked_json},
 };
 
@@ -90,7 +90,7 @@ fn looks(path: &Path) -> anyhow::Result<Vec<Look>> {
     for entry in walkdir::WalkDir::new(path).follow_links(true) {
         let cannot = || format!("cannot read `{}`", path.display());
         let entry = entry.with_context(cannot)?;
-        if entry.file_type().is_file() {
+        if entry.file_type().is_file() || (entry.depth() > 0 && is_empty_folder(entry.path())?) {
             let about = entry.metadata().with_context(cannot)?;
             let nanoseconds =
                 |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);

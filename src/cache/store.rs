@@ -16,12 +16,13 @@ use super::{
     folder::{self, CHECKPOINTS},
     lock::{self, LockOptions},
     record::{About, ArtifactFile, Record},
+    remote::Remote,
 };
 use crate::{
     cancel::Cancel,
     digest::Digest,
     durable::{self, checked_json, parse_checked_json},
-    error::Error,
+    error::{Error, hinted},
     key::StepKey,
 };
 
@@ -72,9 +73,15 @@ impl Workspace {
 impl Cache {
     /// What is there for a key, without a lock.
     pub fn peek(&self, digest: &Digest) -> Result<Record, MissReason> {
-        if !self.mode.reads() {
-            return Err(MissReason::NotRead(self.mode));
-        }
+        if self.mode.reads() { self.check(digest) } else { Err(MissReason::NotRead(self.mode)) }
+    }
+
+    /// Whether there is a usable result for a key, be it used or not.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.check(digest).is_ok()
+    }
+
+    fn check(&self, digest: &Digest) -> Result<Record, MissReason> {
         match Record::read(&self.find(folder::record(digest)), digest) {
             Ok(None) => Err(MissReason::New),
             Err(error) => Err(MissReason::Damaged(format!("its cache record is damaged ({error:#})"))),
@@ -87,7 +94,12 @@ impl Cache {
 
     /// What the remote cache promises for a key. Nothing is fetched but the record.
     pub fn peek_remote(&self, digest: &Digest) -> Option<Record> {
-        self.remote.as_ref()?.record(digest).map(|found| found.record)
+        self.read_remote()?.record(digest).map(|found| found.record)
+    }
+
+    /// The remote cache, where results are used at all.
+    fn read_remote(&self) -> Option<&Remote> {
+        self.remote.as_ref().filter(|_| self.mode.reads())
     }
 
     /// A result, or the lock to make one. Waits while another process makes it.
@@ -120,7 +132,7 @@ impl Cache {
 
     /// The result of the remote cache, committed here. Whatever is wrong with it is a warning.
     fn fetch(&self, lock: &EntryLock, cancel: &Cancel) -> Option<Record> {
-        let remote = self.remote.as_ref()?;
+        let remote = self.read_remote()?;
         let found = remote.record(&lock.digest)?;
         let workspace = match self.workspace(lock) {
             Ok(workspace) => workspace,
@@ -161,9 +173,10 @@ impl Cache {
     }
 
     /// Gives a committed result to the remote cache. What goes wrong is a warning.
-    pub fn share(&self, record: &Record) {
+    pub fn share(&self, record: &Record, cancel: &Cancel) {
         if let Some(remote) = &self.remote {
-            remote.store(record, &self.artifact_path(&record.artifact), &self.log_path(&record.digest));
+            let (artifact, log) = (self.artifact_path(&record.artifact), self.log_path(&record.digest));
+            remote.store(record, &artifact, &log, cancel);
         }
     }
 
@@ -298,17 +311,9 @@ impl Cache {
         for _ in 0..10 {
             match list(&place) {
                 Ok(there) if content(&there) == *artifact => return Ok(there),
-                // Somebody may be reading it: aside first, so that the name is free at once.
-                Ok(_) => {
-                    let aside = tempfile::tempdir_in(self.own("tmp"))?;
-                    match fs::rename(&place, aside.path().join("damaged")) {
-                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                            return Err(error).context("cannot remove a damaged artifact");
-                        }
-                        _ => {}
-                    }
-                }
-                Err(_) => {}
+                // What cannot be read is as good as damaged.
+                _ if fs::symlink_metadata(&place).is_ok() => self.move_away(&place)?,
+                _ => {}
             }
             match fs::rename(out, &place) {
                 Ok(()) => {
@@ -323,6 +328,18 @@ impl Cache {
             }
         }
         bail!("`{}` changes all the time", place.display())
+    }
+
+    /// Somebody may be reading it, so the name is made free at once, before the files go.
+    fn move_away(&self, damaged: &Path) -> anyhow::Result<()> {
+        let aside = tempfile::tempdir_in(self.own("tmp"))?;
+        match fs::rename(damaged, aside.path().join("damaged")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(hinted(
+                format!("cannot move the damaged artifact `{}` away: {error}", damaged.display()),
+                "remove it by hand, or ask its owner to",
+            )),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -54,13 +54,16 @@ pub(super) fn run(cli: &Cli, command: &CacheCommand) -> Result<(), Error> {
 
 /// Waits until nobody else uses the cache.
 fn alone(cache: &Cache, timeout: Option<u64>) -> Result<UseLock, Error> {
+    locked(timeout, |options| cache.lock_alone(options))
+}
+
+fn locked(
+    timeout: Option<u64>,
+    lock: impl FnOnce(&LockOptions) -> Result<UseLock, Error>,
+) -> Result<UseLock, Error> {
     let cancel = exec::watch_signals()?;
     let on_wait = |message: &str| eprintln!("{message}");
-    cache.lock_alone(&LockOptions {
-        timeout: timeout.map(Duration::from_secs),
-        cancel: &cancel,
-        on_wait: &on_wait,
-    })
+    lock(&LockOptions { timeout: timeout.map(Duration::from_secs), cancel: &cancel, on_wait: &on_wait })
 }
 
 fn verify(cache: &Cache, format: Format, repair: bool, timeout: Option<u64>) -> Result<(), Error> {
@@ -127,8 +130,20 @@ fn keep(cache: &Cache, args: &KeepArgs) -> Result<(), Error> {
     let steps = run.summary().map_err(Error::Usage)?.steps;
     let keys = steps.into_iter().filter_map(|step| step.key).collect();
     let kept = KeptRun { run: run.folder, keys };
+    // Nothing goes between the look and the list.
+    let _shared = locked(None, |options| cache.lock_shared(options))?;
+    let there = kept.keys.iter().filter(|key| cache.holds(key)).count();
+    let lost = kept.keys.len() - there;
+    if there == 0 {
+        let message = format!("the cache holds no result of `{}`", kept.run.display());
+        return Err(Error::Usage(hinted(message, "run it again first, with the cache that is to keep them")));
+    }
     cache.keep(&kept).map_err(Error::Usage)?;
-    print(&format!("kept the {} of `{}`\n", count(kept.keys.len(), "result"), kept.run.display()))
+    if lost > 0 {
+        let lost = count(lost, "result");
+        eprintln!("warning: the cache lacks {lost} of that run; once made anew, they are kept too");
+    }
+    print(&format!("kept the {} of `{}`\n", count(there, "result"), kept.run.display()))
 }
 
 fn unkeep(cache: &Cache, args: &KeepArgs) -> Result<(), Error> {

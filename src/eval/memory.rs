@@ -7,7 +7,7 @@ use super::{
     log_likelihood::{CHUNK, TOKENS},
 };
 use crate::{
-    model::ModelConfig,
+    model::{ModelConfig, most_scores},
     params::{ChoiceTemplates, OutputType, TaskDefinition},
 };
 
@@ -25,13 +25,16 @@ struct Held {
     capacity: usize,
     /// That a pass computes.
     tokens: usize,
+    /// Of those, of one row.
+    row: usize,
     /// Values of the size of the vocabulary, for each token whose logits are asked for.
     logits: usize,
 }
 
 /// The most that a task takes at a time: the cache of keys and values, the widest layer of a pass, and the
-/// logits; all in f32.
-pub fn pass_bytes(model: &ModelConfig, task: &TaskDefinition, batch_size: usize) -> u64 {
+/// logits; all in f32. With `whole_scores`, the scores of whole rows too, and what softmax makes of them: only
+/// `flex` has a kernel that goes through them piece by piece.
+pub fn pass_bytes(model: &ModelConfig, task: &TaskDefinition, batch_size: usize, whole_scores: bool) -> u64 {
     let context = model.max_positions();
     let held = match task.output_type {
         OutputType::GenerateUntil => generating(task, batch_size, context),
@@ -41,7 +44,11 @@ pub fn pass_bytes(model: &ModelConfig, task: &TaskDefinition, batch_size: usize)
     let cached = n(2) * n(model.num_hidden_layers) * n(model.num_key_value_heads) * n(model.head_dim);
     let layer = n(6) * n(model.hidden_size) + n(3) * n(model.intermediate_size);
     let cache = n(held.slots) * n(held.capacity) * cached;
-    (n(4) * (cache + n(held.tokens) * layer + n(held.logits) * n(model.vocab_size))).0
+    let scores = match whole_scores {
+        true => n(2) * n(model.num_attention_heads) * n(most_scores(held.tokens, held.row, held.capacity)),
+        false => n(0),
+    };
+    (n(4) * (cache + n(held.tokens) * layer + scores + n(held.logits) * n(model.vocab_size))).0
 }
 
 fn generating(task: &TaskDefinition, batch_size: usize, context: usize) -> Held {
@@ -54,6 +61,7 @@ fn generating(task: &TaskDefinition, batch_size: usize, context: usize) -> Held 
             slots: batch_size.saturating_add(1),
             capacity,
             tokens,
+            row: prompt,
             logits: batch_size.saturating_mul(3),
         };
     }
@@ -62,6 +70,7 @@ fn generating(task: &TaskDefinition, batch_size: usize, context: usize) -> Held 
         slots: searches.saturating_mul(beams::slots(beams)).saturating_add(1),
         capacity,
         tokens: searches.saturating_mul(beams.max(prompt)),
+        row: prompt,
         logits: beams.saturating_mul(searches.saturating_mul(3).saturating_add(beams::CANDIDATE)),
     }
 }
@@ -83,6 +92,7 @@ fn scoring(task: &TaskDefinition, batch_size: usize, context: usize) -> Held {
         slots: items.saturating_add(rows).saturating_add(1),
         capacity,
         tokens: items.saturating_add(rows).saturating_mul(capacity).min(TOKENS),
+        row: capacity,
         logits: 3 * CHUNK,
     }
 }
@@ -108,7 +118,7 @@ mod tests {
             "task": "t", "output_type": output, "doc_to_target": "a", "metadata": { "version": 1 },
         });
         task.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        pass_bytes(&model(), &serde_json::from_value(task).unwrap(), batch_size)
+        pass_bytes(&model(), &serde_json::from_value(task).unwrap(), batch_size, false)
     }
 
     /// Of a token: keys and values of 3 layers, 2 heads and 16 features, in f32.
@@ -129,6 +139,21 @@ mod tests {
         // More beams than the batch has rows are computed all the same.
         assert!(of(4, 100) > of(1, 100) && of(32, 100) > of(16, 100));
         assert_eq!(of(1, usize::MAX), of(1, 10_000), "no more than the context");
+    }
+
+    #[test]
+    fn scores_of_a_whole_row_are_counted_where_they_exist() {
+        let more = |output: &str| {
+            let task = json!({
+                "task": "t", "output_type": output, "doc_to_target": "a", "metadata": { "version": 1 },
+            });
+            let task = serde_json::from_value(task).unwrap();
+            pass_bytes(&model(), &task, 4, true) - pass_bytes(&model(), &task, 4, false)
+        };
+        // A window of 2048 tokens, 4 heads, in f32: the scores and what softmax makes of them.
+        assert_eq!(more("loglikelihood_rolling"), 2 * 4 * 2048 * 2048 * 4);
+        // Short rows together have a bound of their own.
+        assert_eq!(more("loglikelihood"), 2 * 4 * (1 << 20) * 4);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the folder of a run tells of it, while it runs and afterwards.
 
 use std::{
+    collections::HashMap,
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
 };
@@ -107,14 +108,15 @@ impl PastRun {
         let mut steps: Vec<PastStep> =
             ids.map(|id| PastStep { step: id.to_owned(), state: "open", about: String::new() }).collect();
         let path = self.folder.join("events.jsonl");
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let bytes = fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let places: HashMap<String, usize> =
+            steps.iter().enumerate().map(|(place, step)| (step.step.clone(), place)).collect();
         // A last line that is not whole yet says nothing.
+        let text = String::from_utf8_lossy(&bytes);
         for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            let Some(step) = steps.iter_mut().find(|step| event["step"].as_str() == Some(&step.step)) else {
-                continue;
-            };
+            let Some(place) = event["step"].as_str().and_then(|step| places.get(step)) else { continue };
             if let Some((state, about)) = read_event(&event) {
-                (step.state, step.about) = (state, about);
+                (steps[*place].state, steps[*place].about) = (state, about);
             }
         }
         Ok(steps)
@@ -163,4 +165,26 @@ fn read_event(event: &Value) -> Option<(&'static str, String)> {
         "step_skipped" => ("skipped", text("because")),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_byte_costs_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("plan.json"), r#"{"nodes": [{"id": "a"}, {"id": "b"}, {"id": "c"}]}"#)
+            .unwrap();
+        let events = [
+            &br#"{"event": "step_started", "step": "a", "why": "new"}"#[..],
+            b"{\"event\": \"step_started\", \"step\": \"b\", \"why\": \"\xff\"}",
+            br#"{"event": "step_cached", "step": "c"}"#,
+            br#"{"event": "step_finished", "step": "a", "#,
+        ];
+        fs::write(dir.path().join("events.jsonl"), events.join(&b'\n')).unwrap();
+        let steps = PastRun { folder: dir.path().to_owned() }.steps().unwrap();
+        let states: Vec<&str> = steps.iter().map(|step| step.state).collect();
+        assert_eq!(states, ["running", "running", "cached"]);
+    }
 }

@@ -26,9 +26,17 @@ pub(super) struct Pool {
 
 struct Idle {
     process: Process,
+    /// All that it ever had: what it computed on holds memory of it until it ends.
     cards: Cards,
     /// The base that it holds.
     kept: Option<Digest>,
+}
+
+/// A process that works for a step.
+pub(super) struct Taken {
+    pub(super) process: Process,
+    /// All that it ever had, with those of this step.
+    cards: Cards,
 }
 
 /// What a step wants of its process.
@@ -44,7 +52,7 @@ impl Pool {
     ///
     /// # Errors
     /// When none can be started.
-    pub(super) fn take(&self, wish: &Wish) -> anyhow::Result<Process> {
+    pub(super) fn take(&self, wish: &Wish) -> anyhow::Result<Taken> {
         let mut ended = Vec::new();
         let chosen = {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,26 +65,28 @@ impl Pool {
                 Some(_) => 2,
             });
             let best = best.map(|(at, _)| at);
-            let chosen = best.map(|at| idle.swap_remove(at).process);
-            // A process that computed on a card holds memory of it until it ends.
+            let chosen = best.map(|at| idle.swap_remove(at));
             ended.extend(idle.extract_if(.., |idle| idle.cards.overlap(wish.cards)));
             chosen
         };
         drop(ended);
         match chosen {
-            Some(process) => Ok(process),
+            Some(idle) => Ok(Taken { process: idle.process, cards: wish.cards.clone().with(&idle.cards) }),
             None => {
                 let early = File::options().create(true).append(true).open(wish.log);
-                Process::own(wish.cards.visible.as_deref(), early.context("cannot make the log")?)
+                let early = early.context("cannot make the log")?;
+                let process = Process::own(wish.cards.visible.as_deref(), early)?;
+                Ok(Taken { process, cards: wish.cards.clone() })
             }
         }
     }
 
     /// Keeps a process for the next step of its kind. One that has trained ends instead, which gives all
     /// its memory back.
-    pub(super) fn put_back(&self, process: Process, wish: &Wish, kept: Option<Digest>) {
-        if !takes_the_memory(wish.kind) {
-            let idle = Idle { process, cards: wish.cards.clone(), kept };
+    pub(super) fn put_back(&self, taken: Taken, kind: &str, kept: Option<Digest>) {
+        if !takes_the_memory(kind) {
+            let Taken { process, cards } = taken;
+            let idle = Idle { process, cards, kept };
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
         }
     }

@@ -76,6 +76,8 @@ pub(super) enum Reply {
     },
     Note(String),
     Warn(String),
+    /// The step runs a program in this process group. Where the worker dies, nobody else can end it.
+    Program(u32),
     /// Which digest does this source have in the key?
     AskDigest(PathBuf),
     /// The last reply of a job.

@@ -35,7 +35,7 @@ use crate::{
     key::StepKey,
     plan::{Plan, StepNode},
     progress::{Observer, Progress},
-    steps::{self, Bases, Input, StepContext},
+    steps::{self, Bases, Input, Signal, StepContext},
 };
 
 /// Set in a step's token when its `timeout:` is over.
@@ -212,7 +212,6 @@ impl Runner<'_> {
             }
             match ran {
                 Ok(()) => {
-                    job.cancel.check().map_err(|error| stopped(job, error))?;
                     self.keys.check_unchanged(job.node)?;
                     let warnings = warnings(&workspace.log());
                     let record = self
@@ -268,11 +267,11 @@ impl Runner<'_> {
             Place::Shared => self.follow(job, &*self.pool.shared()?, order(), progress.as_ref())?.0,
             Place::Own => {
                 let wish = Wish { kind, cards, inputs: &job.inputs, log: &log };
-                let process = self.pool.take(&wish)?;
-                let (outcome, kept) = self.follow(job, &process, order(), progress.as_ref())?;
+                let taken = self.pool.take(&wish)?;
+                let (outcome, kept) = self.follow(job, &taken.process, order(), progress.as_ref())?;
                 // After a panic nobody knows what state it is in.
                 if !matches!(outcome, Outcome::Defect(_)) {
-                    self.pool.put_back(process, &wish, kept);
+                    self.pool.put_back(taken, kind, kept);
                 }
                 outcome
             }
@@ -297,12 +296,14 @@ impl Runner<'_> {
         let id = order.id;
         let replies = process.begin(order)?;
         let mut asked: Option<Instant> = None;
+        let mut program = None;
         loop {
             match replies.recv_timeout(POLL) {
                 Ok(Reply::Begin { total, unit }) => progress.begin(total, &unit),
                 Ok(Reply::Update { done, message }) => progress.update(done, &message),
                 Ok(Reply::Note(message)) => progress.note(&message),
                 Ok(Reply::Warn(message)) => progress.warn(&message),
+                Ok(Reply::Program(group)) => program = Some(group),
                 Ok(Reply::AskDigest(path)) => {
                     let digest = self.keys.source(&path).map(|source| source.digest);
                     let digest = digest.map_err(|error| format!("{error:#}"));
@@ -310,6 +311,9 @@ impl Runner<'_> {
                 }
                 Ok(Reply::Ended { outcome, kept }) => return Ok((outcome, kept)),
                 Err(RecvTimeoutError::Disconnected) => {
+                    if let Some(group) = program {
+                        steps::signal_group(group, Signal::KILL);
+                    }
                     job.cancel.check()?;
                     return Err(process.crash());
                 }
@@ -350,6 +354,7 @@ impl Runner<'_> {
             progress,
             cancel: &job.cancel,
             log: &log,
+            on_program: &|_| {},
             source_digest: &|path| Ok(self.keys.source(path)?.digest),
         };
         steps::run(job.node.kind.name, &job.node.params, &context)

@@ -144,7 +144,7 @@ pub fn run(
     let mut dispatcher = Dispatcher::new(plan, cache, options, observer, folder, selected);
     dispatcher.say(Event::RunStarted {
         recipe: plan.recipe_name.clone(),
-        steps: dispatcher.selected.len(),
+        steps: dispatcher.order.len(),
         folder: dispatcher.summary.folder.display().to_string(),
     });
     std::thread::scope(|scope| {
@@ -223,7 +223,7 @@ fn share(cache: &Cache, committed: &mpsc::Receiver<Record>, cancel: &Cancel) -> 
     let mut warnings = Vec::new();
     for record in committed {
         if cancel.signal().is_none() {
-            cache.share(&record);
+            cache.share(&record, cancel);
             warnings.extend(cache.take_warnings().into_iter().map(|warning| (record.node.clone(), warning)));
         }
     }
@@ -510,6 +510,7 @@ impl<'a> Dispatcher<'a> {
             }
             self.stopping = true;
             self.running.values().for_each(|running| running.cancel.set(signal));
+            self.looking.values().for_each(|job| job.cancel.set(signal));
         }
         let now = Instant::now();
         for running in self.running.values() {

@@ -18,6 +18,7 @@ use super::{
     protocol::{Envelope, Order, Outcome, Reply, Request},
 };
 use crate::{
+    cache::open_lock,
     cancel::{Cancel, Cancelled},
     device,
     digest::Digest,
@@ -29,6 +30,9 @@ use crate::{
 
 /// Shortest time between two updates of a job; a step may count faster than anybody reads.
 const UPDATE_PAUSE: Duration = Duration::from_millis(100);
+
+/// A wait for a process that is shorter needs no words.
+const TELL_AFTER: Duration = Duration::from_secs(1);
 
 /// Takes orders on stdin until the runner closes it or dies.
 ///
@@ -136,13 +140,13 @@ impl Worker {
         if matches!(place(&order.kind), Place::Own) {
             capture(&order.log).context("cannot write the log")?;
         }
-        let _lock = hold(&order.lock, cancel)?;
+        let progress = Distant { worker: self, id: order.id, said: Mutex::new(None) };
+        let _lock = hold(&order.lock, cancel, &|message| progress.note(message))?;
         check_device(&order)?;
         let log = File::options().create(true).append(true).open(&order.log);
         let log = Mutex::new(log.context("cannot make the log")?);
         let answers = Mutex::new(answers);
         let inputs = order.inputs.restore()?;
-        let progress = Distant { worker: self, id: order.id, said: Mutex::new(None) };
         let context = StepContext {
             node: &order.node,
             key: &order.key,
@@ -156,6 +160,7 @@ impl Worker {
             progress: &progress,
             cancel,
             log: &log,
+            on_program: &|group| self.reply(order.id, Reply::Program(group)),
             source_digest: &|path| {
                 let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
                 self.reply(order.id, Reply::AskDigest(path.to_owned()));
@@ -181,15 +186,21 @@ fn capture(log: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Takes the lock as soon as the process of a killed runner is gone.
-fn hold(path: &Path, cancel: &Cancel) -> anyhow::Result<File> {
-    let cannot = || format!("cannot lock `{}`", path.display());
-    let file = File::options().create(true).append(true).open(path).with_context(cannot)?;
+/// Takes the lock as soon as the process of a killed runner is gone. A wait that lasts is told.
+fn hold(path: &Path, cancel: &Cancel, tell: &dyn Fn(&str)) -> anyhow::Result<File> {
+    let file = open_lock(path)?;
+    let (start, mut told) = (Instant::now(), false);
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) => cancel.check()?,
-            Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock `{}`", path.display()));
+            }
+        }
+        if !told && start.elapsed() > TELL_AFTER {
+            told = true;
+            tell("waiting for the process that a killed run left at this step");
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -236,5 +247,25 @@ impl Progress for Distant<'_> {
 
     fn warn(&self, message: &str) {
         self.worker.reply(self.id, Reply::Warn(message.to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_for_another_process_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let other = open_lock(&path).unwrap();
+        other.lock().unwrap();
+        let (told, words) = mpsc::channel();
+        let waiter = std::thread::spawn(move || {
+            hold(&path, &Cancel::default(), &|message| drop(told.send(message.to_owned())))
+        });
+        assert!(words.recv().unwrap().starts_with("waiting for the process"));
+        other.unlock().unwrap();
+        waiter.join().unwrap().unwrap();
     }
 }

@@ -112,9 +112,10 @@ fn memory() -> u64 {
 /// The first `count` cards, or all. Their files are counted, since asking the driver takes seconds; a
 /// count that the user gives is believed.
 fn cards(count: Option<u32>) -> Vec<String> {
-    let visible = env::text(env::CUDA_VISIBLE_DEVICES);
-    let mut names: Vec<String> = match &visible {
-        Some(list) => list.split(',').map(|name| name.trim().to_owned()).collect(),
+    // Set to nothing it hides all of them.
+    let visible = std::env::var_os(env::CUDA_VISIBLE_DEVICES);
+    let mut names = match &visible {
+        Some(list) => listed(&list.to_string_lossy()),
         None => {
             let files = fs::read_dir("/dev").into_iter().flatten().flatten();
             let number = |name: String| name.strip_prefix("nvidia")?.parse::<u32>().ok();
@@ -128,6 +129,12 @@ fn cards(count: Option<u32>) -> Vec<String> {
         names.extend(more.map(|index| index.to_string()));
     }
     names
+}
+
+/// The cards of a list. As for CUDA, it ends where it names none.
+fn listed(list: &str) -> Vec<String> {
+    let names = list.split(',').map(str::trim);
+    names.take_while(|name| !matches!(*name, "" | "-1" | "none")).map(str::to_owned).collect()
 }
 
 /// What one step takes.
@@ -157,6 +164,12 @@ pub(super) struct Cards {
 }
 
 impl Cards {
+    /// These, and those that were had before.
+    pub(super) fn with(mut self, before: &Self) -> Self {
+        self.places.extend(&before.places);
+        self
+    }
+
     pub(super) fn overlap(&self, other: &Self) -> bool {
         !self.places.is_disjoint(&other.places)
     }
@@ -283,6 +296,15 @@ mod tests {
     }
 
     #[test]
+    fn a_list_may_hide_cards() {
+        assert_eq!(listed("2, GPU-a"), ["2", "GPU-a"]);
+        assert_eq!(listed("0,-1,1"), ["0"]);
+        for hidden in ["", " ", "-1", "none"] {
+            assert_eq!(listed(hidden), [""; 0]);
+        }
+    }
+
+    #[test]
     fn cards_go_to_one_step_each_under_their_own_names() {
         let capacity = capacity();
         let mut slots = Slots::new(&capacity);
@@ -300,6 +322,13 @@ mod tests {
         slots.give_back(second);
         let grant = slots.take(&named, &mut Reserved::default()).unwrap();
         assert_eq!((grant.cards.visible.clone(), grant.card_names(&capacity)), (None, vec!["5".to_owned()]));
+    }
+
+    #[test]
+    fn cards_that_were_had_before_count() {
+        let cards = |place: usize| Cards { places: BTreeSet::from([place]), visible: None };
+        let both = cards(1).with(&cards(0));
+        assert!(both.overlap(&cards(0)) && both.overlap(&cards(1)) && !both.overlap(&cards(2)));
     }
 
     #[test]

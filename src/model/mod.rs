@@ -56,7 +56,7 @@ pub(crate) use files::{read_json, read_short_json};
 pub use hf::{BaseFolder, write_model};
 pub use hook::{ForwardHook, Products, Site, Training, Untouched};
 pub use init::RandomWeights;
-pub(crate) use kernels::{linear, linear_backward, log_softmax, softmax_error};
+pub(crate) use kernels::{linear, linear_backward, log_softmax, most_scores, softmax_error};
 pub use kv_cache::KvCache;
 pub use linear::{Linear, LowRank};
 pub use llama2c::Llama2cWeights;

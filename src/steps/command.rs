@@ -4,12 +4,14 @@ use std::{
     fs,
     path::Path,
     process::{Command, ExitStatus, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 
 use super::{StepContext, process, secrets::Secrets};
-use crate::{cancel::Cancel, env, error::hinted, params::CommandParams};
+use crate::{env, error::hinted, params::CommandParams};
 
 pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<()> {
     let log = ctx.log.lock().ok().and_then(|file| file.try_clone().ok()).context("cannot share the log")?;
@@ -31,9 +33,9 @@ pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<(
     let secrets = Secrets::of_environment(&params.secrets)?;
     let status = if params.secrets.is_empty() {
         command.stdout(log.try_clone()?).stderr(log);
-        process::run(&mut command, ctx.cancel)?
+        process::run(&mut command, ctx)?
     } else {
-        run_masked(command, log, &secrets, ctx.cancel)?
+        run_masked(command, log, secrets.clone(), ctx)?
     };
     if !status.success() {
         bail!("the command ended with {status}");
@@ -50,24 +52,30 @@ pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<(
     secrets.must_not_be_in(ctx.out)
 }
 
+/// How long the rest of a command's words is waited for: something that left its process group may hold the
+/// pipe for ever.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
 /// Runs a command whose words go through a filter on their way to the log.
 fn run_masked(
     mut command: Command,
     mut log: fs::File,
-    secrets: &Secrets,
-    cancel: &Cancel,
+    secrets: Secrets,
+    ctx: &StepContext,
 ) -> anyhow::Result<ExitStatus> {
     let (mut words, into) = std::io::pipe().context("cannot make a pipe")?;
     command.stdout(into.try_clone()?).stderr(into);
-    std::thread::scope(|scope| {
-        let filter = scope.spawn(move || secrets.copy_masked(&mut words, &mut log));
-        let status = process::run(&mut command, cancel);
-        // The last ends of the pipe on this side; the filter waits for them.
-        drop(command);
-        let filtered = filter.join().map_err(|_| anyhow::anyhow!("the log's filter ended early"))?;
-        filtered.context("cannot write the log")?;
-        status
-    })
+    let (done, filtered) = mpsc::channel();
+    std::thread::spawn(move || done.send(secrets.copy_masked(&mut words, &mut log)));
+    let status = process::run(&mut command, ctx);
+    // The last ends of the pipe on this side; the filter waits for them.
+    drop(command);
+    match filtered.recv_timeout(LAST_WORDS) {
+        Ok(filtered) => filtered.context("cannot write the log")?,
+        Err(RecvTimeoutError::Timeout) => ctx.warn("something that the command started goes on without it"),
+        Err(RecvTimeoutError::Disconnected) => bail!("the log's filter ended early"),
+    }
+    status
 }
 
 /// What was not declared is no result: it would make artifacts differ by leftovers.

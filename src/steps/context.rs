@@ -89,6 +89,8 @@ pub struct StepContext<'a> {
     pub cancel: &'a Cancel,
     /// The step's log file.
     pub log: &'a Mutex<std::fs::File>,
+    /// Told the process group of a program that the step starts, for those who end it if this process cannot.
+    pub on_program: &'a (dyn Fn(u32) + Sync),
     /// The digest that a source file has in the step's key.
     pub source_digest: &'a (dyn Fn(&Path) -> anyhow::Result<Digest> + Sync),
 }

@@ -26,7 +26,7 @@ use serde_json::Value;
 
 pub use bases::Bases;
 pub use context::{Input, StepContext};
-pub(crate) use process::{Group, Signal, kill_running};
+pub(crate) use process::{Group, Signal, kill_running, signal_group};
 
 /// Whether a base that others may want again is in the way of this kind's own needs.
 pub(crate) fn takes_the_memory(kind: &str) -> bool {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,21 +12,52 @@ use anyhow::Context as _;
 pub(crate) use rustix::process::Signal;
 use rustix::process::{Pid, kill_process_group};
 
-use crate::{cancel::Cancel, env};
+use super::StepContext;
+use crate::env;
 
-/// Groups that run now, for those who end this process at once.
-static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+static RUNNING: Running = Running(Mutex::new(Groups { ids: BTreeSet::new(), closed: false }));
 
-/// Kills the process groups of all running children.
+/// Kills the process groups of all running children. None can be started from now on.
 pub(crate) fn kill_running() {
-    if let Ok(running) = RUNNING.lock() {
-        running.iter().for_each(|id| signal_group(*id, Signal::KILL));
+    RUNNING.close();
+}
+
+/// Sends a signal to every process of a group.
+pub(crate) fn signal_group(id: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(id as i32) {
+        let _ = kill_process_group(pid, signal);
     }
 }
 
-fn signal_group(id: u32, signal: Signal) {
-    if let Some(pid) = Pid::from_raw(id as i32) {
-        let _ = kill_process_group(pid, signal);
+/// Groups that run now, for those who end this process at once.
+struct Running(Mutex<Groups>);
+
+struct Groups {
+    ids: BTreeSet<u32>,
+    /// This process is about to end.
+    closed: bool,
+}
+
+impl Running {
+    fn groups(&self) -> MutexGuard<'_, Groups> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A child is known from the moment it exists, so none slips through [`Self::close`].
+    fn start(&self, command: &mut Command) -> std::io::Result<Child> {
+        let mut groups = self.groups();
+        if groups.closed {
+            return Err(std::io::Error::other("evergraft is about to end"));
+        }
+        let child = command.process_group(0).spawn()?;
+        groups.ids.insert(child.id());
+        Ok(child)
+    }
+
+    fn close(&self) {
+        let mut groups = self.groups();
+        groups.closed = true;
+        groups.ids.iter().for_each(|id| signal_group(*id, Signal::KILL));
     }
 }
 
@@ -40,11 +71,7 @@ impl Group {
     /// # Errors
     /// When the program cannot be started.
     pub(crate) fn start(command: &mut Command) -> std::io::Result<Self> {
-        let child = command.process_group(0).spawn()?;
-        if let Ok(mut running) = RUNNING.lock() {
-            running.insert(child.id());
-        }
-        Ok(Self(child))
+        RUNNING.start(command).map(Self)
     }
 
     /// To every process of the group.
@@ -59,9 +86,7 @@ impl Drop for Group {
             self.signal(Signal::KILL);
             let _ = self.0.wait();
         }
-        if let Ok(mut running) = RUNNING.lock() {
-            running.remove(&self.0.id());
-        }
+        RUNNING.groups().ids.remove(&self.0.id());
     }
 }
 
@@ -69,8 +94,9 @@ impl Drop for Group {
 ///
 /// # Errors
 /// When it cannot be started, or [`crate::cancel::Cancelled`].
-pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<ExitStatus> {
+pub(super) fn run(command: &mut Command, ctx: &StepContext) -> anyhow::Result<ExitStatus> {
     let mut group = Group::start(command).context("cannot start the shell")?;
+    (ctx.on_program)(group.0.id());
     let mut asked: Option<Instant> = None;
     let mut pause = Duration::from_millis(1);
     loop {
@@ -78,11 +104,14 @@ pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<Exit
             // What it left running in the background would write into a folder that is about to move
             // or to go.
             group.signal(Signal::KILL);
-            cancel.check()?;
+            // One that ended before it was asked to is as good as any.
+            if asked.is_some() {
+                ctx.cancel.check()?;
+            }
             return Ok(status);
         }
         match asked {
-            None if cancel.signal().is_some() => {
+            None if ctx.cancel.signal().is_some() => {
                 group.signal(Signal::TERM);
                 asked = Some(Instant::now());
             }
@@ -91,5 +120,19 @@ pub(crate) fn run(command: &mut Command, cancel: &Cancel) -> anyhow::Result<Exit
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_starts_once_everything_was_killed() {
+        let running = Running(Mutex::new(Groups { ids: BTreeSet::new(), closed: false }));
+        let mut child = running.start(Command::new("sleep").arg("1000")).unwrap();
+        running.close();
+        assert!(!child.wait().unwrap().success());
+        running.start(&mut Command::new("true")).unwrap_err();
     }
 }

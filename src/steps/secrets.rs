@@ -13,6 +13,7 @@ const MIN_LENGTH: usize = 4;
 const PIECE: usize = 1 << 16;
 
 /// Secret values. Each line of a value counts for itself.
+#[derive(Clone)]
 pub(super) struct Secrets {
     /// Name and line, the longest first.
     lines: Vec<(String, Vec<u8>)>,
@@ -20,23 +21,28 @@ pub(super) struct Secrets {
 
 impl Secrets {
     /// # Errors
-    /// When a variable is not set, or too short to be told from other text.
+    /// When a variable is not set, or has no line that is long enough to be told from other text.
     pub(super) fn of_environment(names: &[String]) -> anyhow::Result<Self> {
         let mut lines = Vec::new();
         for name in names {
             let value = std::env::var_os(name).unwrap_or_default().into_encoded_bytes();
-            if value.len() < MIN_LENGTH {
+            let known = lines.len();
+            lines.extend(usable_lines(&value).map(|line| (name.clone(), line.to_vec())));
+            if lines.len() == known {
                 let what = if value.is_empty() { "is not set" } else { "is too short to be kept secret" };
                 let hint = format!(
-                    "set {name} in the environment that evergraft runs in, to at least {MIN_LENGTH} bytes"
+                    "set {name} in the environment that evergraft runs in, to a line of at least {MIN_LENGTH} bytes"
                 );
                 return Err(hinted(format!("the secret `{name}` {what}"), hint));
             }
-            let parts = value.split(|byte| *byte == b'\n').filter(|line| line.len() >= MIN_LENGTH);
-            lines.extend(parts.map(|line| (name.clone(), line.to_vec())));
         }
         lines.sort_by_key(|(_, line)| std::cmp::Reverse(line.len()));
         Ok(Self { lines })
+    }
+
+    /// The name of the secret that some text holds.
+    fn find(&self, text: &[u8]) -> Option<&str> {
+        (0..text.len()).find_map(|at| self.at(&text[at..])).map(|(name, _)| name.as_str())
     }
 
     fn longest(&self) -> usize {
@@ -88,19 +94,25 @@ impl Secrets {
     }
 
     /// # Errors
-    /// When a file below a folder holds a secret.
+    /// When a file below a folder, or its path, holds a secret.
     pub(super) fn must_not_be_in(&self, folder: &Path) -> anyhow::Result<()> {
         if self.lines.is_empty() {
             return Ok(());
         }
         for entry in walkdir::WalkDir::new(folder) {
             let entry = entry?;
+            let path = entry.path().strip_prefix(folder).unwrap_or(entry.path());
+            if let Some(name) = self.find(path.as_os_str().as_encoded_bytes()) {
+                return Err(hinted(
+                    format!("the name of an output holds the secret `{name}`"),
+                    "results are shared and kept; choose another name",
+                ));
+            }
             if entry.file_type().is_file()
                 && let Some(name) = self.find_in(entry.path())?
             {
-                let shown = entry.path().strip_prefix(folder).unwrap_or(entry.path()).display();
                 return Err(hinted(
-                    format!("the output `{shown}` holds the secret `{name}`"),
+                    format!("the output `{}` holds the secret `{name}`", path.display()),
                     "results are shared and kept; write the output without it",
                 ));
             }
@@ -118,12 +130,18 @@ impl Secrets {
                 return Ok(None);
             }
             held.extend_from_slice(&piece[..read]);
-            if let Some((name, _)) = (0..held.len()).find_map(|at| self.at(&held[at..])) {
+            if let Some(name) = self.find(&held) {
                 return Ok(Some(name));
             }
             held.drain(..(held.len() + 1).saturating_sub(self.longest()).min(held.len()));
         }
     }
+}
+
+/// The lines of a value that can be told from other text, without what Windows puts at their ends.
+fn usable_lines(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = value.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    lines.filter(|line| line.len() >= MIN_LENGTH)
 }
 
 #[cfg(test)]
@@ -139,6 +157,23 @@ mod tests {
             (into[0], self.0) = (*first, rest);
             Ok(1)
         }
+    }
+
+    #[test]
+    fn each_line_counts_without_its_end() {
+        let of = |value: &'static str| usable_lines(value.as_bytes()).collect::<Vec<_>>();
+        assert_eq!(of("hunter2\r\nab\n\nhunter3"), [&b"hunter2"[..], b"hunter3"]);
+        assert_eq!(of("ab\ncd\nef"), [&b""[..]; 0]);
+    }
+
+    #[test]
+    fn a_name_is_an_output_too() {
+        let secrets = Secrets { lines: vec![("S".to_owned(), b"hunter2".to_vec())] };
+        let dir = tempfile::tempdir().unwrap();
+        secrets.must_not_be_in(dir.path()).unwrap();
+        std::fs::create_dir_all(dir.path().join("of-hunter2/x")).unwrap();
+        let error = secrets.must_not_be_in(dir.path()).unwrap_err();
+        assert_eq!(error.to_string(), "the name of an output holds the secret `S`");
     }
 
     #[test]

@@ -101,6 +101,19 @@ fn repair_moves_damage_away() {
     space.expect(0, &["plan", "--check"]);
 }
 
+/// Anything may stand where an artifact should, e.g. after a file system was repaired.
+#[test]
+fn what_cannot_be_read_is_replaced() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    let artifact = fs::canonicalize(space.path().join("outputs/two/latest/steps/b/artifact")).unwrap();
+    fs::remove_dir_all(&artifact).unwrap();
+    fs::write(&artifact, "no folder").unwrap();
+    assert_eq!(space.counts(&[]), (1, 1));
+    assert_eq!(fs::read_to_string(artifact.join("b")).unwrap(), "one\n");
+    assert!(fs::read_dir(space.path().join("cache/steps-v1/tmp")).unwrap().next().is_none());
+}
+
 #[test]
 fn prune_goes_by_last_use() {
     let space = Space::new(TWO);
@@ -166,6 +179,29 @@ fn a_kept_run_outlives_every_pruning() {
     space.expect(0, &["cache", "prune", "--max-size", "0"]);
     assert!(files(&space, "records").is_empty());
     assert!(space.expect(2, &["cache", "keep", "nothing"]).stderr.contains("is no folder of a run"));
+}
+
+#[test]
+fn what_a_kept_run_lacks_is_told() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    let (a, b) = (record(&space, "a"), record(&space, "b"));
+    fs::remove_file(&a).unwrap();
+    let ran = space.expect(0, &["cache", "keep", "two/latest"]);
+    assert!(ran.stdout.starts_with("kept the 1 result of"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("warning: the cache lacks 1 result of that run"), "{}", ran.stderr);
+    // What a damaged record leads to is not known, so everything stays.
+    let whole = fs::read(&b).unwrap();
+    fs::write(&b, &whole[..100]).unwrap();
+    let ran = space.expect(1, &["cache", "prune", "--unreachable"]);
+    assert!(ran.stderr.contains("a record that a kept run needs cannot be read"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("hint: `evergraft cache verify --repair`"), "{}", ran.stderr);
+    fs::write(&b, &whole).unwrap();
+    space.expect(0, &["cache", "prune", "--unreachable", "--max-size", "0"]);
+    assert_eq!(files(&space, "records"), [b.clone()]);
+    fs::remove_file(&b).unwrap();
+    let ran = space.expect(2, &["cache", "keep", "two/latest"]);
+    assert!(ran.stderr.contains("the cache holds no result of"), "{}", ran.stderr);
 }
 
 #[test]

@@ -96,6 +96,21 @@ fn a_killed_runner_leaves_no_process() {
 }
 
 #[test]
+fn commands_end_with_the_process_that_starts_them() {
+    let stubborn = format!(
+        "version: 1\nname: alone\nsteps:\n  a: {{ uses: command, with: {{ run: \"{STUBBORN}\", outputs: [x] }} }}\n"
+    );
+    let space = Space::new(&stubborn);
+    let child = space.command(&["run"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    wait_until_a_log_says(&space, "begun");
+    let [worker] = workers(&space)[..] else { panic!("commands share one process") };
+    end(worker, "KILL");
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    wait_until("all processes are gone", || of_space(&space).is_empty());
+}
+
+#[test]
 fn a_second_ctrl_c_ends_everything_at_once() {
     let stubborn =
         format!("  stubborn: {{ uses: command, with: {{ run: \"{STUBBORN}\", outputs: [x] }} }}\n");

@@ -1,6 +1,11 @@
 //! `extends`, `exclude` and `include` of a matrix, secrets, `init`.
 
-use crate::space::{Ran, Space};
+use std::process::Stdio;
+
+use crate::{
+    processes::signal,
+    space::{Ran, Space},
+};
 
 fn ids(space: &Space, more: &[&str]) -> Vec<String> {
     let out = space.expect(0, &[&["graph", "--format", "json"], more].concat()).stdout;
@@ -142,6 +147,26 @@ steps:
     let ran = run(&["run", "--only", "leak"], None);
     assert!(ran.stderr.contains("the secret `TOKEN` is not set"), "{}", ran.stderr);
     assert!(ran.stderr.contains("hint: set TOKEN in the environment"), "{}", ran.stderr);
+}
+
+/// What leaves its process group holds the pipe of the words that are masked.
+#[test]
+fn a_daemon_of_a_command_with_secrets_is_not_waited_for() {
+    let space = Space::new(
+        r#"version: 1
+name: x
+steps:
+  a: { uses: command, with: { run: "setsid sh -c 'echo $$ > pid; exec sleep 600' & while [ ! -s pid ]; do sleep 0.1; done; echo last", secrets: [TOKEN], outputs: [pid] } }
+"#,
+    );
+    let mut command = space.command(&["run"]);
+    let ran = Ran::from(command.env("TOKEN", "planted-5ecret").stdin(Stdio::null()).output().unwrap());
+    let daemon = space.read("outputs/x/latest/steps/a/artifact/pid").trim().parse().unwrap();
+    // Fails where it has ended, which is what the run would have waited for.
+    signal(daemon, "KILL");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("something that the command started goes on"), "{}", ran.stderr);
+    assert!(space.expect(0, &["log", "a"]).stdout.contains("last"));
 }
 
 #[test]

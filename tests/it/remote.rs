@@ -8,7 +8,7 @@ use crate::space::{Ran, Space};
 const CHAIN: &str = r#"version: 1
 name: chain
 steps:
-  a: { uses: command, with: { run: "echo told; mkdir d; cat \"$INPUT_1\" > d/a.txt; touch d/empty; printf '#!/bin/sh\necho hi\n' > tool; chmod 755 tool", inputs: [in.txt], outputs: [d, tool] } }
+  a: { uses: command, with: { run: "echo told; mkdir d; cat \"$INPUT_1\" > d/a.txt; touch d/empty; mkdir d/none; printf '#!/bin/sh\necho hi\n' > tool; chmod 755 tool", inputs: [in.txt], outputs: [d, tool] } }
   b: { uses: command, with: { run: "\"$STEP_A/tool\" > b.txt; cat \"$STEP_A/d/a.txt\" >> b.txt", steps: { a: "${{ steps.a }}" }, outputs: [b.txt] } }
 "#;
 
@@ -55,6 +55,7 @@ fn two_machines_share(remote: &str) {
         let path = format!("outputs/chain/latest/steps/{file}");
         assert_eq!(two.read(&path), one.read(&path));
     }
+    assert!(two.path().join("outputs/chain/latest/steps/a/artifact/d/none").is_dir());
     two.expect(0, &["cache", "verify"]);
     // What came from there is there to stay.
     assert_eq!(two.counts(&[]), (0, 2));
@@ -83,6 +84,14 @@ fn modes_say_which_way_results_go() {
     let mut command = space.command(&["run"]);
     let ran = Ran::from(command.env("EVERGRAFT_REMOTE", path).output().unwrap());
     assert!(ran.stderr.contains("0 run, 2 cached"), "{}", ran.stderr);
+    // Every step runs where the cache says so, whatever another machine has made.
+    for mode in ["off", "write"] {
+        let space = machine(CHAIN);
+        let args = ["--cache-mode", mode, "--remote", path];
+        let plan = space.expect(5, &[&["plan", "--check"][..], &args].concat()).stdout;
+        assert!(!plan.contains("in the remote cache"), "{plan}");
+        assert_eq!(counts(&space, path, &args[..2]).0, 2);
+    }
 }
 
 #[test]
@@ -137,12 +146,9 @@ fn forge(record: &Path, change: impl Fn(&mut serde_json::Value)) {
     let files = value["record"]["files"].as_array().unwrap().clone();
     let digests: Vec<evergraft::digest::Digest> =
         files.iter().map(|file| file["digest"].as_str().unwrap().parse().unwrap()).collect();
-    let content = evergraft::digest::Digest::of_files(
-        files
-            .iter()
-            .zip(&digests)
-            .map(|(file, digest)| (file["path"].as_str().unwrap(), file["executable"] == true, digest)),
-    );
+    let content = evergraft::digest::Digest::of_files(files.iter().zip(&digests).map(|(file, digest)| {
+        (file["path"].as_str().unwrap().as_bytes(), file["executable"] == true, digest)
+    }));
     value["record"]["artifact"] = content.to_string().into();
     let json = serde_json::to_string_pretty(&value).unwrap();
     let check = evergraft::digest::Digest::of_bytes(json.as_bytes());
@@ -200,6 +206,26 @@ fn hostile_records_do_nothing() {
         space.expect(0, &["cache", "verify"]);
     }
     assert!(!remote.path().join("outside").exists());
+}
+
+#[test]
+fn a_hostile_record_does_not_steer_the_terminal() {
+    let remote = tempfile::tempdir().unwrap();
+    let path = remote.path().to_str().unwrap();
+    let recipe = "version: 1\nname: chain\nsteps:\n  a: { uses: command, with: { run: \"echo x > x\", outputs: [x] } }\n";
+    counts(&machine(recipe), path, &[]);
+    let [record] = &objects(remote.path(), "records")[..] else { panic!("one record") };
+    forge(record, |value| {
+        value["node"] = "\u{1b}[2Ja".into();
+        value["warnings"] = vec!["\u{1b}]0;evil\u{7}"; 1000].into();
+    });
+    let space = machine(recipe);
+    let ran = space.expect(0, &["run", "--remote", path, "--remote-mode", "read"]);
+    assert!(ran.stderr.contains("0 run, 1 cached"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains(['\u{1b}', '\u{7}']), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("]0;evil").count(), 50, "{}", ran.stderr);
+    let kept = space.expect(0, &["cache", "prune", "--max-size", "0", "--dry-run"]).stdout;
+    assert!(kept.contains(" [2Ja") && !kept.contains('\u{1b}'), "{kept}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ use anyhow::{Context as _, bail, ensure};
 use objects::{Fault, Objects};
 use shared::{Blob, SharedRecord};
 
-use super::{Mode, Record, Workspace, record::MAX_BYTES};
+use super::{Mode, Record, Workspace, files::is_folder, record::MAX_BYTES};
 use crate::{
     cancel::Cancel,
     digest::Digest,
@@ -86,7 +86,7 @@ impl Remote {
         let read = || -> anyhow::Result<SharedRecord> {
             let shared: SharedRecord = parse_checked_json(&found)?;
             shared.check(key)?;
-            Ok(shared)
+            Ok(shared.tamed())
         };
         let refused = |error| {
             self.is_useless(key);
@@ -99,11 +99,16 @@ impl Remote {
     pub(super) fn files(&self, shared: &SharedRecord, workspace: &Workspace, cancel: &Cancel) -> bool {
         let out = workspace.out();
         let fetch = || -> Result<(), (String, Fault)> {
-            must_fit(&out, shared).map_err(|error| ("its files".to_owned(), Fault::Refused(error)))?;
+            let here = |error| ("its files".to_owned(), Fault::Refused(error));
+            must_fit(&out, shared).map_err(here)?;
             for file in &shared.record.files {
+                if is_folder(&file.path) {
+                    fs::create_dir_all(out.join(&file.path)).context("cannot make a folder").map_err(here)?;
+                    continue;
+                }
                 let blob = Blob { size: file.size, digest: file.digest.clone() };
                 self.blob(&blob, &out.join(&file.path), file.executable, cancel)
-                    .map_err(|fault| (format!("`{}`", file.path), fault))?;
+                    .map_err(|fault| (format!("`{}`", excerpt(&file.path)), fault))?;
             }
             Ok(())
         };
@@ -142,19 +147,19 @@ impl Remote {
     }
 
     /// Adds a committed result: its files, then its record.
-    pub(super) fn store(&self, record: &Record, artifact: &Path, log: &Path) {
+    pub(super) fn store(&self, record: &Record, artifact: &Path, log: &Path, cancel: &Cancel) {
         if !self.mode.writes() || self.is_down() {
             return;
         }
         let add = || -> Result<(), Fault> {
-            for file in &record.files {
+            for file in record.files.iter().filter(|file| !is_folder(&file.path)) {
                 let blob = Blob { size: file.size, digest: file.digest.clone() };
-                self.objects.add(&objects::file(&file.digest), &blob, &artifact.join(&file.path))?;
+                self.objects.add(&objects::file(&file.digest), &blob, &artifact.join(&file.path), cancel)?;
             }
             let log = match fs::read(log) {
                 Ok(text) => {
                     let blob = Blob { size: text.len() as u64, digest: Digest::of_bytes(&text) };
-                    self.objects.add(&objects::file(&blob.digest), &blob, log)?;
+                    self.objects.add(&objects::file(&blob.digest), &blob, log, cancel)?;
                     Some(blob)
                 }
                 Err(_) => None,
@@ -163,7 +168,9 @@ impl Remote {
             let bytes = checked_json(&shared).map_err(Fault::Refused)?;
             self.objects.create(&objects::record(&record.digest), bytes)
         };
-        if let Err(fault) = add() {
+        if let Err(fault) = add()
+            && cancel.signal().is_none()
+        {
             self.failed::<()>(&format!("the result of `{}`, which is to go there,", record.node), fault);
         }
     }
@@ -221,6 +228,7 @@ fn must_fit(folder: &Path, shared: &SharedRecord) -> anyhow::Result<()> {
 
 /// A path of a record that stays in the artifact's folder.
 fn must_stay_inside(path: &str) -> anyhow::Result<()> {
+    let path = path.strip_suffix('/').unwrap_or(path);
     let mut parts = Path::new(path).components();
     let plain = parts.all(|part| matches!(part, std::path::Component::Normal(_)));
     let same = Path::new(path).components().collect::<std::path::PathBuf>().as_os_str() == path;
@@ -236,10 +244,10 @@ mod tests {
 
     #[test]
     fn paths_stay_inside() {
-        for good in ["a", "a/b.txt", "a b/ç"] {
+        for good in ["a", "a/b.txt", "a b/ç", "a/", "a/b/"] {
             must_stay_inside(good).unwrap();
         }
-        for bad in ["", "/a", "..", "a/../b", "./a", "a//b", "a/", "a\0b"] {
+        for bad in ["", "/", "/a", "..", "../", "a/../b", "./a", "a//b", "a//", "a\0b"] {
             must_stay_inside(bad).unwrap_err();
         }
     }

@@ -159,7 +159,8 @@ impl Objects {
     }
 
     /// Adds a file under the name of its content, unless it is there.
-    pub(super) fn add(&self, name: &str, blob: &Blob, path: &Path) -> Result<(), Fault> {
+    pub(super) fn add(&self, name: &str, blob: &Blob, path: &Path, cancel: &Cancel) -> Result<(), Fault> {
+        cancel.check()?;
         let place = self.place(name);
         if !self.is_wrong(name) {
             match self.runtime.block_on(self.store.head(&place)) {
@@ -179,6 +180,7 @@ impl Objects {
         let mut upload = self.runtime.block_on(self.store.put_multipart(&place)).map_err(not_taken)?;
         let mut send = || -> Result<(), Fault> {
             loop {
+                cancel.check()?;
                 let mut piece = Vec::new();
                 (&mut file).take(PIECE).read_to_end(&mut piece).with_context(cannot)?;
                 if piece.is_empty() {
@@ -206,5 +208,28 @@ impl Objects {
             Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(()),
             Err(error) => Err(not_taken(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[test]
+    fn what_is_stopped_is_not_added() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![7; PIECE as usize + 1]).unwrap();
+        let (digest, size) = (Digest::of_file(&path).unwrap(), PIECE + 1);
+        let (name, blob) = (file(&digest), Blob { size, digest });
+        let objects = Objects::new(Arc::new(InMemory::new()), "").unwrap();
+        let (go, stop) = (Cancel::default(), Cancel::default());
+        stop.set(2);
+        assert!(matches!(objects.add(&name, &blob, &path, &stop), Err(Fault::Refused(_))));
+        assert!(matches!(objects.read(&name, size), Err(Fault::Missing)));
+        assert!(objects.add(&name, &blob, &path, &go).is_ok());
+        assert_eq!(objects.read(&name, size).ok().map(|bytes| bytes.len() as u64), Some(size));
     }
 }

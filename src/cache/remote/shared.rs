@@ -6,7 +6,12 @@ use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
 use super::{super::files::content, Record, must_stay_inside};
-use crate::digest::Digest;
+use crate::{digest::Digest, error::excerpt_of};
+
+/// As many as a run keeps of a step.
+const MOST_WARNINGS: usize = 50;
+/// Of a node's name or a warning.
+const MOST_CHARACTERS: usize = 1000;
 
 /// A record with its log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,6 +29,16 @@ pub(super) struct Blob {
 }
 
 impl SharedRecord {
+    /// What it tells people, without what would fill or steer their terminal.
+    pub(super) fn tamed(mut self) -> Self {
+        self.record.node = excerpt_of(MOST_CHARACTERS, self.record.node);
+        self.record.warnings.truncate(MOST_WARNINGS);
+        for warning in &mut self.record.warnings {
+            *warning = excerpt_of(MOST_CHARACTERS, &warning);
+        }
+        self
+    }
+
     /// # Errors
     /// When it is not of this key, or its files cannot be an artifact.
     pub(super) fn check(&self, key: &Digest) -> anyhow::Result<()> {

@@ -56,6 +56,12 @@ const FOR_NOTHING: usize = 1 << 16;
 /// The most scores of one head that several rows have together. Bounds memory.
 const MOST: usize = 1 << 20;
 
+/// The most scores of one head at a time, of a pass over so many tokens, of which one row has at most `new`
+/// and no row has more keys than `keys`.
+pub(crate) fn most_scores(tokens: usize, new: usize, keys: usize) -> usize {
+    tokens.saturating_mul(keys).min(MOST).max(new.saturating_mul(keys))
+}
+
 /// New tokens of a row, and its keys with those.
 type Size = (usize, usize);
 

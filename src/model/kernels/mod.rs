@@ -40,6 +40,7 @@ use burn::{
     },
     tensor::Tensor,
 };
+pub(crate) use cached_portable::most_scores;
 use passes::Passes;
 pub(crate) use places::{Place, Places};
 

@@ -31,6 +31,16 @@ fn artifact(space: &Space, step: &str, file: &str) -> String {
 }
 
 #[test]
+fn a_run_is_about_the_results_that_it_uses_too() {
+    let space = chain();
+    space.counts(&[]);
+    let ran = space.expect(0, &["run", "--format", "json", "--only", "c", "--force=c"]);
+    let first: serde_json::Value = serde_json::from_str(ran.stdout.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["event"], &first["steps"]), (&"run_started".into(), &3.into()), "{}", ran.stdout);
+    assert!(ran.stdout.lines().last().unwrap().contains("\"executed\":1,\"cached\":2"), "{}", ran.stdout);
+}
+
+#[test]
 fn the_second_run_executes_nothing() {
     let space = chain();
     assert_eq!(space.counts(&[]), (3, 0));

@@ -1,6 +1,12 @@
 //! BLAKE3 content digests, written `blake3:<64 hex digits>`.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    str::FromStr,
+};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -11,6 +17,10 @@ use serde::{Deserialize, Serialize};
 pub struct Digest(String);
 
 const PREFIX: &str = "blake3:";
+/// What of a file is in memory at once.
+const CHUNK: u64 = 16 << 20;
+/// From this length on, threads pay.
+const WORTH_THREADS: usize = 128 << 10;
 
 impl Digest {
     /// Digest of bytes in memory.
@@ -18,14 +28,26 @@ impl Digest {
         Self(blake3::hash(bytes).to_hex().to_string())
     }
 
-    /// Digest of one file's content.
+    /// Digest of one file's content. Read, not mapped: a file that is cut while it is read would end a
+    /// process that maps it (SIGBUS).
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn of_file(path: &Path) -> anyhow::Result<Self> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        Ok(Self(hasher.finalize().to_hex().to_string()))
+        let read = || {
+            let mut file = File::open(path)?;
+            let mut hasher = blake3::Hasher::new();
+            let mut chunk = Vec::new();
+            while file.by_ref().take(CHUNK).read_to_end(&mut chunk)? > 0 {
+                match chunk.len() {
+                    0..WORTH_THREADS => hasher.update(&chunk),
+                    _ => hasher.update_rayon(&chunk),
+                };
+                chunk.clear();
+            }
+            io::Result::Ok(Self(hasher.finalize().to_hex().to_string()))
+        };
+        read().with_context(|| format!("cannot read `{}`", path.display()))
     }
 
     /// Digest of a file, or of a folder as [`Digest::of_files`] of everything in it.

@@ -11,10 +11,11 @@ use std::{
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
+use crate::{digest::Digest, fault};
 
-/// Writes a file so that readers see either the old content or the new.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+/// Writes a file so that readers see either the old content or the new. Until it is whole it lies in
+/// `unfinished`, a folder of the same file system, where a kill leaves it.
+pub(crate) fn write(path: &Path, unfinished: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let folder = path.parent().expect("a file lies in a folder");
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     let cannot = || format!("cannot write `{}`", path.display());
@@ -22,11 +23,15 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         .prefix(".new-")
         // As the umask says, so that users can share a cache.
         .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
+        .tempfile_in(unfinished)
         .with_context(cannot)?;
+    fault::point("file made");
     file.write_all(bytes).with_context(cannot)?;
+    fault::point("file written");
     file.as_file().sync_all().with_context(cannot)?;
+    fault::point("file synced");
     file.persist(path).map_err(|error| error.error).with_context(cannot)?;
+    fault::point("file renamed");
     sync_dir(folder)
 }
 
@@ -43,6 +48,7 @@ pub(crate) fn sync_tree(folder: &Path) -> anyhow::Result<()> {
         let entry = entry.with_context(|| format!("cannot read `{}`", folder.display()))?;
         if entry.file_type().is_file() || entry.file_type().is_dir() {
             sync_dir(entry.path())?;
+            fault::point("entry synced");
         }
     }
     Ok(())

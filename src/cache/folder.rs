@@ -16,13 +16,19 @@ use super::{
 };
 use crate::{
     digest::Digest,
+    durable,
     error::{Error, hinted},
 };
 
 /// The folder of everything that this format of the cache holds.
 pub(super) const BUCKET: &str = "steps-v1";
+/// The folder of what is not committed yet.
+pub(super) const TMP: &str = "tmp";
 /// The folder of what unfinished steps go on from.
 pub(super) const CHECKPOINTS: &str = "checkpoints";
+/// The folder of the notes of those who use the cache.
+const USERS: &str = "users";
+const USE_LOCK: &str = "use.lock";
 /// The folder of what `verify --repair` took out.
 pub(super) const DAMAGED: &str = "damaged";
 /// The folder of the lists of what kept runs need.
@@ -111,7 +117,7 @@ impl Cache {
             fs::write(format, format!("{FORMAT}\n"))?;
         }
         // Folders that are there say nothing of the right to write into them.
-        tempfile::tempfile_in(self.root.join(BUCKET).join("tmp")).map(drop)
+        tempfile::tempfile_in(self.root.join(BUCKET).join(TMP)).map(drop)
     }
 
     fn newer_format(&self) -> Option<u32> {
@@ -165,12 +171,27 @@ impl Cache {
     /// # Errors
     /// When somebody is cleaning it for too long.
     pub fn lock_shared(&self, options: &LockOptions) -> Result<UseLock, Error> {
+        if self.mode.writes() {
+            self.sweep();
+        }
         let lock = self.use_lock(false, options)?;
         if self.mode.writes() {
             // `clean` may have held the lock until now.
             make_folders(&self.root).context("cannot use the cache folder")?;
         }
         Ok(lock)
+    }
+
+    /// Removes what killed runs left, where nobody else is there whose work it could be. What cannot be
+    /// removed is only in the way of disk space.
+    fn sweep(&self) {
+        let Some(_alone) = UseLock::try_alone(&self.root.join(USE_LOCK)) else { return };
+        for folder in [TMP, USERS] {
+            for entry in fs::read_dir(self.own(folder)).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            }
+        }
     }
 
     /// Takes the cache alone.
@@ -183,13 +204,17 @@ impl Cache {
     }
 
     fn use_lock(&self, alone: bool, options: &LockOptions) -> Result<UseLock, Error> {
-        let users = self.root.join(BUCKET).join("users");
-        UseLock::take(&self.root.join("use.lock"), &users, alone, !self.mode.writes(), options)
+        UseLock::take(&self.root.join(USE_LOCK), &self.own(USERS), alone, !self.mode.writes(), options)
     }
 
     /// Where something of the bucket is written.
     pub(super) fn own(&self, below: impl AsRef<Path>) -> PathBuf {
         self.root.join(BUCKET).join(below)
+    }
+
+    /// Writes a file of the bucket in one move.
+    pub(super) fn write(&self, below: impl AsRef<Path>, bytes: &[u8]) -> anyhow::Result<()> {
+        durable::write(&self.own(below), &self.own(TMP), bytes)
     }
 
     /// Where something of the bucket is read.
@@ -242,7 +267,7 @@ fn sharded(what: &str, digest: &Digest, ending: &str) -> PathBuf {
 }
 
 fn make_folders(root: &Path) -> std::io::Result<()> {
-    for folder in ["records", "artifacts", "logs", "last", "sources", "locks", "tmp"] {
+    for folder in ["records", "artifacts", "logs", "last", "sources", "locks", TMP] {
         fs::create_dir_all(root.join(BUCKET).join(folder))?;
     }
     Ok(())

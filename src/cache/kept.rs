@@ -31,7 +31,11 @@ impl Cache {
     /// When the cache is only read, or the disk is full.
     pub fn keep(&self, kept: &KeptRun) -> anyhow::Result<()> {
         self.must_be_writable()?;
-        durable::write(&self.kept_path(&kept.run), &checked_json(kept)?)
+        let path = self.kept_path(&kept.run);
+        let folder = self.own(KEPT);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+        // Not in `tmp`: a run that starts empties it, and `keep` holds no lock.
+        durable::write(&path, &folder, &checked_json(kept)?)
     }
 
     /// Gives them free again; false when they were not kept.

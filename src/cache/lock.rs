@@ -11,6 +11,8 @@ use anyhow::Context as _;
 
 use crate::{cancel::Cancel, error::Error};
 
+const POLL: Duration = Duration::from_millis(20);
+
 /// How to wait for a lock.
 #[derive(Clone)]
 pub struct LockOptions<'a> {
@@ -45,6 +47,13 @@ impl Drop for UseLock {
 }
 
 impl UseLock {
+    /// The lock alone, where it is free at this moment.
+    pub(super) fn try_alone(path: &Path) -> Option<Self> {
+        let file = open(path).ok()?;
+        file.try_lock().ok()?;
+        Some(Self { file: Some(file), note: None, alone: true })
+    }
+
     /// `users` is the folder of the notes of those who share the lock.
     pub(super) fn take(
         path: &Path,
@@ -107,7 +116,7 @@ fn wait(
 ) -> Result<File, Error> {
     let mut file = open(path)?;
     let start = Instant::now();
-    let mut told = false;
+    let (mut first, mut told) = (true, false);
     loop {
         let taken = if alone { file.try_lock() } else { file.try_lock_shared() };
         match taken {
@@ -118,6 +127,11 @@ fn wait(
                     .context(format!("cannot lock `{}`", path.display()))
                     .into());
             }
+        }
+        // A run that starts holds it alone for a moment, which is nothing to tell of.
+        if std::mem::take(&mut first) {
+            std::thread::sleep(POLL);
+            continue;
         }
         if options.timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
             return Err(Error::LockTimeout(format!(
@@ -133,7 +147,7 @@ fn wait(
         if let Some(signal) = options.cancel.signal() {
             return Err(Error::Signal(signal));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(POLL);
     }
     if alone {
         // For the message of those who wait; the lock itself is the kernel's.

@@ -5,11 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    digest::Digest,
-    durable::{self, checked_json, parse_checked_json},
-    key::StepKey,
-};
+use crate::{digest::Digest, durable::parse_checked_json, key::StepKey};
 
 /// A finished step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,9 +93,5 @@ impl Record {
     pub(super) fn must_be_of(&self, digest: &Digest) -> anyhow::Result<()> {
         ensure!(&self.digest == digest && self.key.digest() == *digest, "the record belongs to another key");
         Ok(())
-    }
-
-    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
-        durable::write(path, &checked_json(self)?)
     }
 }

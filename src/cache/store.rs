@@ -13,7 +13,7 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use super::{
     Cache, Mode,
     files::{self, content, list},
-    folder::{self, CHECKPOINTS},
+    folder::{self, CHECKPOINTS, TMP},
     lock::{self, LockOptions},
     record::{About, ArtifactFile, Record},
 };
@@ -22,6 +22,7 @@ use crate::{
     digest::Digest,
     durable::{self, checked_json, parse_checked_json},
     error::Error,
+    fault,
     key::StepKey,
 };
 
@@ -159,7 +160,7 @@ impl Cache {
     /// The log of a step that runs now.
     pub fn running_log(&self, digest: &Digest) -> Option<PathBuf> {
         let prefix = format!("{}-", digest.short());
-        let entries = fs::read_dir(self.own("tmp")).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.own(TMP)).into_iter().flatten().flatten();
         let logs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
         logs.map(|entry| entry.path().join("log.txt")).find(|log| log.is_file())
     }
@@ -186,7 +187,7 @@ impl Cache {
     /// # Errors
     /// When it cannot be made.
     pub fn workspace(&self, lock: &EntryLock) -> anyhow::Result<Workspace> {
-        let tmp = self.own("tmp");
+        let tmp = self.own(TMP);
         let prefix = format!("{}-", lock.digest.short());
         if let Ok(entries) = fs::read_dir(&tmp) {
             for entry in entries.flatten() {
@@ -232,16 +233,23 @@ impl Cache {
 
     fn save(&self, lock: &EntryLock, workspace: Workspace, about: About) -> anyhow::Result<Record> {
         let out = workspace.out();
+        fault::point("step done");
         files::protect(&out)?;
+        fault::point("files protected");
         let files = list(&out)?;
         let artifact = content(&files);
         durable::sync_tree(&out)?;
+        fault::point("files synced");
         let files = self.place_artifact(&out, &artifact, files)?;
+        fault::point("artifact placed");
         let log = fs::read(workspace.log()).unwrap_or_default();
-        durable::write(&self.own(folder::log(&lock.digest)), &log)?;
+        self.write(folder::log(&lock.digest), &log)?;
+        fault::point("log written");
         let record = about.with(&lock.digest, artifact, files);
-        record.write(&self.own(folder::record(&lock.digest)))?;
+        self.write(folder::record(&lock.digest), &checked_json(&record)?)?;
+        fault::point("record written");
         self.forget_checkpoints(lock);
+        fault::point("checkpoints removed");
         Ok(record)
     }
 
@@ -268,7 +276,7 @@ impl Cache {
             && let Ok(bytes) = checked_json(key)
         {
             // Only explanations suffer when this fails.
-            let _ = durable::write(&self.own(folder::last(recipe, node)), &bytes);
+            let _ = self.write(folder::last(recipe, node), &bytes);
         }
     }
 
@@ -300,18 +308,19 @@ impl Cache {
                 Ok(there) if content(&there) == *artifact => return Ok(there),
                 // Somebody may be reading it: aside first, so that the name is free at once.
                 Ok(_) => {
-                    let aside = tempfile::tempdir_in(self.own("tmp"))?;
+                    let aside = tempfile::tempdir_in(self.own(TMP))?;
                     match fs::rename(&place, aside.path().join("damaged")) {
                         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                             return Err(error).context("cannot remove a damaged artifact");
                         }
-                        _ => {}
+                        _ => fault::point("damaged artifact moved"),
                     }
                 }
                 Err(_) => {}
             }
             match fs::rename(out, &place) {
                 Ok(()) => {
+                    fault::point("artifact renamed");
                     durable::sync_dir(parent)?;
                     return Ok(files);
                 }

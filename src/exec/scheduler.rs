@@ -122,7 +122,7 @@ pub fn run(
 ) -> Result<RunSummary, Error> {
     let start = Instant::now();
     let selected = plan.select(&options.selection)?;
-    check_cards(plan, cache, options, &selected)?;
+    check_cards(plan, &cache, options, &selected)?;
     let on_wait = |message: &str| observer.event(&Event::RunWaiting { message: message.to_owned() });
     let lock = LockOptions { timeout: options.lock_timeout, cancel, on_wait: &on_wait };
     let _in_use = cache.lock_shared(&lock)?;

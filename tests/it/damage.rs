@@ -1,5 +1,5 @@
-//! Every file that the cache and a run's folder keep about themselves, cut at every length and with every bit
-//! turned: a miss, a warning or a clear error; never a panic, and never a wrong hit.
+//! Every file that the cache and a run's folder keep about themselves, cut at every length and with a bit
+//! of every byte turned: a miss, a warning or a clear error; never a panic, and never a wrong hit.
 
 use std::{
     fs,
@@ -24,10 +24,7 @@ steps:
 /// A finished run of `RECIPE`, kept.
 fn space() -> Space {
     let space = Space::new(RECIPE);
-    let input = space.write("in.txt", "one");
-    // Only of what has not changed for a while the digest is remembered.
-    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
-    fs::File::options().write(true).open(input).unwrap().set_modified(then).unwrap();
+    space.write("in.txt", "one");
     space.expect(0, &["run", "-q"]);
     space.expect(0, &["cache", "keep", "two/latest"]);
     space
@@ -49,13 +46,15 @@ fn damaged(file: &Path, mut look: impl FnMut(&str)) -> usize {
     let whole = fs::read(file).unwrap();
     assert!(!whole.is_empty(), "{}", file.display());
     let cuts = (0..whole.len()).map(|end| (format!("cut at {end}"), whole[..end].to_vec()));
-    let turns = (0..whole.len() * 8).map(|bit| {
+    let turns = (0..whole.len()).map(|at| {
         let mut other = whole.clone();
-        other[bit / 8] ^= 1 << (bit % 8);
-        (format!("bit {bit} turned"), other)
+        other[at] ^= 1 << (at % 8);
+        (format!("a bit turned at {at}"), other)
     });
     let mut ways = 0;
     for (way, bytes) in cuts.chain(turns) {
+        // Written over, some file systems would wait for the disk each time.
+        fs::remove_file(file).unwrap();
         fs::write(file, bytes).unwrap();
         look(&way);
         ways += 1;
@@ -78,7 +77,7 @@ fn a_damaged_record_is_a_miss() {
             assert!(cache.peek(&digest).is_err(), "{way}");
             assert!(cache.key_of(&digest).is_none(), "{way}");
         });
-        assert!(ways > 5000 && cache.peek(&digest).is_ok());
+        assert!(ways > 1000 && cache.peek(&digest).is_ok());
     }
 }
 
@@ -105,6 +104,9 @@ fn a_damaged_memory_of_a_node_is_none() {
 #[test]
 fn a_damaged_memory_of_a_source_is_read_again() {
     let space = space();
+    // Only of what has not changed for two seconds the digest is remembered.
+    std::thread::sleep(std::time::Duration::from_millis(2200));
+    space.expect(0, &["plan"]);
     // It is not written again while it is damaged.
     let cache = Cache::open(&space.path().join("cache"), Mode::Read).unwrap();
     let [memory] = &files(&space, "sources")[..] else { panic!("one source is remembered") };
@@ -164,7 +166,7 @@ fn a_damaged_run_folder_is_an_error_or_another_text() {
             told += 1;
         });
     }
-    assert!(errors > 1000 && told > errors);
+    assert!(errors > 500 && told > errors);
     let whole = space.read("outputs/two/latest/run.json");
     space.write("outputs/two/latest/run.json", &whole[..whole.len() / 2]);
     for verb in [&["diff", "two/latest", "two/latest"][..], &["cache", "keep", "two/latest"]] {

@@ -201,41 +201,28 @@ fn a_file_that_changes_while_its_step_runs_gives_no_result() {
     }
 }
 
-/// A reader sees one of the contents that the file had, or is told.
+/// A map of a file that is cut meanwhile would end the process (SIGBUS).
 #[test]
-fn a_file_that_changes_while_its_digest_is_made_gives_no_mixed_digest() {
+fn a_file_that_is_cut_while_it_is_read_is_told_of_or_read() {
     let space = Space::new("version: 1\n");
     let cache = Cache::open(&space.path().join("cache"), Mode::default()).unwrap();
-    let contents = [vec![b'a'; 1 << 20], vec![b'b'; 1 << 20]];
-    let digests = contents.each_ref().map(|content| Digest::of_bytes(content));
-    let path = space.write("file", &contents[0]);
+    let content = vec![b'a'; 1 << 20];
+    let path = space.write("file", &content);
     let done = AtomicBool::new(false);
-    let (mut whole, mut told) = (0, 0);
+    let mut errors = Vec::new();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for at in 0.. {
-                if done.load(Ordering::Relaxed) {
-                    break;
-                }
-                // In place, so that a reader sees the middle of it.
-                fs::write(&path, &contents[at % 2]).unwrap();
+            while !done.load(Ordering::Relaxed) {
+                // Cuts it to nothing first.
+                fs::write(&path, &content).unwrap();
             }
         });
-        for _ in 0..200 {
+        for _ in 0..50 {
             // What a run does: the digest for the key, and a look at the end of the step.
-            match cache.source(&path).and_then(|source| source.check_unchanged().map(|()| source)) {
-                Ok(source) => {
-                    assert!(digests.contains(&source.digest), "a content that the file never had");
-                    whole += 1;
-                }
-                Err(error) => {
-                    assert!(error.to_string().contains("was changed while"), "{error}");
-                    told += 1;
-                }
-            }
+            errors.extend(cache.source(&path).and_then(|source| source.check_unchanged()).err());
         }
         done.store(true, Ordering::Relaxed);
     });
-    assert!(told > 0, "{whole} reads, and none was disturbed");
-    assert_eq!(cache.source(&path).unwrap().digest, Digest::of_file(&path).unwrap());
+    assert!(errors.iter().all(|error| error.to_string().contains("was changed while")), "{errors:?}");
+    assert_eq!(cache.source(&path).unwrap().digest, Digest::of_bytes(&content));
 }

@@ -11,34 +11,27 @@ use std::{
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
+use crate::{digest::Digest, fault};
 
-/// How files begin that a killed process may leave.
-pub(crate) const NEW: &str = ".new-";
-
-/// Writes a file so that readers see either the old content or the new.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    write_by_way_of(folder_of(path), path, bytes)
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().expect("a file lies in a folder")
-}
-
-/// The same, where what a killed process leaves lies in a folder of its own, on the same disk.
-pub(crate) fn write_by_way_of(way: &Path, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let folder = folder_of(path);
+/// Writes a file so that readers see either the old content or the new. Until it is whole it lies in
+/// `unfinished`, a folder of the same file system, where a kill leaves it.
+pub(crate) fn write(path: &Path, unfinished: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = path.parent().expect("a file lies in a folder");
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     let cannot = || format!("cannot write `{}`", path.display());
     let mut file = tempfile::Builder::new()
-        .prefix(NEW)
+        .prefix(".new-")
         // As the umask says, so that users can share a cache.
         .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(way)
+        .tempfile_in(unfinished)
         .with_context(cannot)?;
+    fault::point("file made");
     file.write_all(bytes).with_context(cannot)?;
+    fault::point("file written");
     file.as_file().sync_all().with_context(cannot)?;
+    fault::point("file synced");
     file.persist(path).map_err(|error| error.error).with_context(cannot)?;
+    fault::point("file renamed");
     sync_dir(folder)
 }
 
@@ -55,6 +48,7 @@ pub(crate) fn sync_tree(folder: &Path) -> anyhow::Result<()> {
         let entry = entry.with_context(|| format!("cannot read `{}`", folder.display()))?;
         if entry.file_type().is_file() || entry.file_type().is_dir() {
             sync_dir(entry.path())?;
+            fault::point("entry synced");
         }
     }
     Ok(())

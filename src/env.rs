@@ -15,6 +15,9 @@ pub const NO_PROGRESS: &str = "EVERGRAFT_NO_PROGRESS";
 pub const CI: &str = "CI";
 /// Seconds between asking a step to stop and killing it [default: 10].
 pub const STOP_GRACE: &str = "EVERGRAFT_STOP_GRACE";
+/// `place:n`, in a debug build: where a test kills the process (`src/fault.rs`).
+#[cfg(debug_assertions)]
+pub const FAULT: &str = "EVERGRAFT_FAULT";
 
 /// How LibTorch's threads wait for each other; `run` sets it to `passive` where it is not set.
 pub const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";

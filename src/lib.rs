@@ -22,6 +22,7 @@ pub mod error;
 mod estimate;
 pub mod eval;
 pub mod exec;
+mod fault;
 pub mod hub;
 pub mod key;
 pub mod model;

@@ -10,26 +10,29 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    lock::{self, LockOptions, UseLock},
+    lock::{LockOptions, UseLock},
     mode::Mode,
     remote::Remote,
 };
 use crate::{
     digest::Digest,
-    durable::NEW,
+    durable,
     error::{Error, hinted},
 };
 
 /// The folder of everything that this format of the cache holds.
 pub(super) const BUCKET: &str = "steps-v1";
+/// The folder of what is not committed yet.
+pub(super) const TMP: &str = "tmp";
 /// The folder of what unfinished steps go on from.
 pub(super) const CHECKPOINTS: &str = "checkpoints";
+/// The folder of the notes of those who use the cache.
+const USERS: &str = "users";
+const USE_LOCK: &str = "use.lock";
 /// The folder of what `verify --repair` took out.
 pub(super) const DAMAGED: &str = "damaged";
 /// The folder of the lists of what kept runs need.
 pub(super) const KEPT: &str = "kept";
-/// The folder of the notes of those who use the cache.
-const USERS: &str = "users";
 /// The folder of files of the web, by their digest.
 pub(super) const DOWNLOADS: &str = "downloads-v1";
 /// Says how the bucket is written. An evergraft that writes it in a way that this one cannot keep up
@@ -114,7 +117,7 @@ impl Cache {
             fs::write(format, format!("{FORMAT}\n"))?;
         }
         // Folders that are there say nothing of the right to write into them.
-        tempfile::tempfile_in(self.root.join(BUCKET).join("tmp")).map(drop)
+        tempfile::tempfile_in(self.root.join(BUCKET).join(TMP)).map(drop)
     }
 
     fn newer_format(&self) -> Option<u32> {
@@ -179,20 +182,16 @@ impl Cache {
         Ok(lock)
     }
 
-    /// Removes what killed processes left half-written, if nobody uses the cache at this moment.
+    /// Removes what killed runs left, where nobody else is there whose work it could be. What cannot be
+    /// removed is only in the way of disk space.
     fn sweep(&self) {
-        let Some(_alone) = lock::try_alone(&self.use_lock_path()) else { return };
-        let bucket = self.root.join(BUCKET);
-        let entries = |name: &str| fs::read_dir(bucket.join(name)).into_iter().flatten().flatten();
-        let half_written =
-            entries("tmp").filter(|entry| entry.file_name().to_string_lossy().starts_with(NEW));
-        for left in half_written.chain(entries(USERS)) {
-            let _ = fs::remove_file(left.path());
+        let Some(_alone) = UseLock::try_alone(&self.root.join(USE_LOCK)) else { return };
+        for folder in [TMP, USERS] {
+            for entry in fs::read_dir(self.own(folder)).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            }
         }
-    }
-
-    fn use_lock_path(&self) -> PathBuf {
-        self.root.join("use.lock")
     }
 
     /// Takes the cache alone.
@@ -205,13 +204,17 @@ impl Cache {
     }
 
     fn use_lock(&self, alone: bool, options: &LockOptions) -> Result<UseLock, Error> {
-        let users = self.root.join(BUCKET).join(USERS);
-        UseLock::take(&self.use_lock_path(), &users, alone, !self.mode.writes(), options)
+        UseLock::take(&self.root.join(USE_LOCK), &self.own(USERS), alone, !self.mode.writes(), options)
     }
 
     /// Where something of the bucket is written.
     pub(super) fn own(&self, below: impl AsRef<Path>) -> PathBuf {
         self.root.join(BUCKET).join(below)
+    }
+
+    /// Writes a file of the bucket in one move.
+    pub(super) fn write(&self, below: impl AsRef<Path>, bytes: &[u8]) -> anyhow::Result<()> {
+        durable::write(&self.own(below), &self.own(TMP), bytes)
     }
 
     /// Where something of the bucket is read.
@@ -264,7 +267,7 @@ fn sharded(what: &str, digest: &Digest, ending: &str) -> PathBuf {
 }
 
 fn make_folders(root: &Path) -> std::io::Result<()> {
-    for folder in ["records", "artifacts", "logs", "last", "sources", "locks", "tmp"] {
+    for folder in ["records", "artifacts", "logs", "last", "sources", "locks", TMP] {
         fs::create_dir_all(root.join(BUCKET).join(folder))?;
     }
     Ok(())

@@ -31,7 +31,7 @@ impl Cache {
     /// When the cache is only read, or the disk is full.
     pub fn keep(&self, kept: &KeptRun) -> anyhow::Result<()> {
         self.must_be_writable()?;
-        self.write(&self.kept_path(&kept.run), &checked_json(kept)?)
+        self.write(kept_file(&kept.run), &checked_json(kept)?)
     }
 
     /// Gives them free again; false when they were not kept.
@@ -40,7 +40,7 @@ impl Cache {
     /// When the cache is only read.
     pub fn unkeep(&self, run: &Path) -> anyhow::Result<bool> {
         self.must_be_writable()?;
-        match fs::remove_file(self.kept_path(run)) {
+        match fs::remove_file(self.own(kept_file(run))) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error).context("cannot remove the list of what the run needs"),
@@ -70,8 +70,9 @@ impl Cache {
         kept.sort_by(|a: &KeptRun, b: &KeptRun| a.run.cmp(&b.run));
         Ok(kept)
     }
+}
 
-    fn kept_path(&self, run: &Path) -> PathBuf {
-        self.own(KEPT).join(Digest::of_bytes(run.as_os_str().as_encoded_bytes()).hex())
-    }
+/// Below the bucket, the list of what a run needs.
+fn kept_file(run: &Path) -> PathBuf {
+    Path::new(KEPT).join(Digest::of_bytes(run.as_os_str().as_encoded_bytes()).hex())
 }

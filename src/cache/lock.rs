@@ -11,8 +11,7 @@ use anyhow::Context as _;
 
 use crate::{cancel::Cancel, error::Error};
 
-/// A wait that is over sooner is not worth a line.
-const SILENT: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(20);
 
 /// How to wait for a lock.
 #[derive(Clone)]
@@ -48,6 +47,13 @@ impl Drop for UseLock {
 }
 
 impl UseLock {
+    /// The lock alone, where it is free at this moment.
+    pub(super) fn try_alone(path: &Path) -> Option<Self> {
+        let file = open(path).ok()?;
+        file.try_lock().ok()?;
+        Some(Self { file: Some(file), note: None, alone: true })
+    }
+
     /// `users` is the folder of the notes of those who share the lock.
     pub(super) fn take(
         path: &Path,
@@ -96,13 +102,6 @@ fn myself() -> String {
     format!("process {} on {host} since {since}\n", std::process::id())
 }
 
-/// The lock on a file, if nobody holds or shares it.
-pub(super) fn try_alone(path: &Path) -> Option<File> {
-    let file = open(path).ok()?;
-    file.try_lock().ok()?;
-    Some(file)
-}
-
 /// Waits for the lock on a file and writes its owner into it.
 pub(super) fn acquire(path: &Path, what: &str, options: &LockOptions) -> Result<File, Error> {
     wait(path, true, what, &owner, options)
@@ -117,7 +116,7 @@ fn wait(
 ) -> Result<File, Error> {
     let mut file = open(path)?;
     let start = Instant::now();
-    let mut told = false;
+    let (mut first, mut told) = (true, false);
     loop {
         let taken = if alone { file.try_lock() } else { file.try_lock_shared() };
         match taken {
@@ -129,6 +128,11 @@ fn wait(
                     .into());
             }
         }
+        // A run that starts holds it alone for a moment, which is nothing to tell of.
+        if std::mem::take(&mut first) {
+            std::thread::sleep(POLL);
+            continue;
+        }
         if options.timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
             return Err(Error::LockTimeout(format!(
                 "{what} is locked by {} and was not free within {} s\nhint: wait longer with `--lock-timeout SECONDS`",
@@ -136,14 +140,14 @@ fn wait(
                 options.timeout.unwrap_or_default().as_secs()
             )));
         }
-        if !told && start.elapsed() >= SILENT {
+        if !told {
             told = true;
             (options.on_wait)(&format!("waiting for {what}, which {} uses", who(&mut file)));
         }
         if let Some(signal) = options.cancel.signal() {
             return Err(Error::Signal(signal));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(POLL);
     }
     if alone {
         // For the message of those who wait; the lock itself is the kernel's.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     Cache, Record,
-    folder::{self, CHECKPOINTS, DAMAGED},
+    folder::{self, CHECKPOINTS, DAMAGED, TMP},
     verify::remove,
 };
 use crate::{digest::Digest, durable::parse_checked_json, error::hinted};
@@ -172,7 +172,7 @@ impl Pruning<'_> {
                 self.remove(&path, "a log without a record")?;
             }
         }
-        for (folder, what) in [("tmp", "left by a killed run"), (DAMAGED, "set aside by `verify --repair`")] {
+        for (folder, what) in [(TMP, "left by a killed run"), (DAMAGED, "set aside by `verify --repair`")] {
             for path in entries(&self.cache.own(folder)) {
                 self.remove(&path, what)?;
             }

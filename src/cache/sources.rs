@@ -25,6 +25,10 @@ const SETTLED: Duration = Duration::from_secs(2);
 pub struct Source {
     path: PathBuf,
     looks: Vec<Look>,
+    /// Whether nothing of it had changed for [`SETTLED`] when it was read. Only such sources are
+    /// remembered.
+    #[serde(skip, default = "yes")]
+    settled: bool,
     /// Digest of the content.
     pub digest: Digest,
 }
@@ -44,9 +48,11 @@ impl Source {
     /// # Errors
     /// When the file is not what it was when its digest was made.
     pub fn check_unchanged(&self) -> anyhow::Result<()> {
-        // A backup or a `chmod` changes how a file looks, not what it holds.
+        // A backup or a `chmod` changes how a file looks, not what it holds. And one that was written just
+        // before it was read may have been written again without looking different.
+        let same_looks = self.settled && looks(&self.path)? == self.looks;
         ensure!(
-            looks(&self.path)? == self.looks || Digest::of_path(&self.path)? == self.digest,
+            same_looks || Digest::of_path(&self.path)? == self.digest,
             "`{}` was changed while the step read it; run again",
             self.path.display()
         );
@@ -60,29 +66,35 @@ impl Cache {
     /// # Errors
     /// When it cannot be read, or changes while it is read.
     pub fn source(&self, path: &Path) -> anyhow::Result<Source> {
-        let looks = looks(path)?;
+        let before = looks(path)?;
         let name = Digest::of_bytes(path.as_os_str().as_encoded_bytes());
         let memory = Path::new("sources").join(name.hex());
         let known = std::fs::read(self.find(&memory))
             .ok()
             .and_then(|bytes| parse_checked_json::<Source>(&bytes).ok());
-        if let Some(known) = known.filter(|known| known.path == path && known.looks == looks) {
+        if let Some(known) = known.filter(|known| known.path == path && known.looks == before) {
             return Ok(known);
         }
-        let source = Source { path: path.to_owned(), looks, digest: Digest::of_path(path)? };
-        source.check_unchanged()?;
-        let newest = source.looks.iter().map(|look| look.modified_ns.max(look.changed_ns)).max();
+        let newest = before.iter().map(|look| look.modified_ns.max(look.changed_ns)).max();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let settled = now.saturating_sub(SETTLED).as_nanos() as i128;
+        let settled = newest.is_some_and(|newest| newest < now.saturating_sub(SETTLED).as_nanos() as i128);
+        let source = Source { path: path.to_owned(), looks: before, settled, digest: Digest::of_path(path)? };
+        if looks(path)? != source.looks {
+            source.check_unchanged()?;
+        }
         if self.keeps_notes()
-            && newest.is_some_and(|newest| newest < settled)
+            && settled
             && let Ok(bytes) = checked_json(&source)
         {
             // Only speed suffers when this fails.
-            let _ = self.write(&self.own(memory), &bytes);
+            let _ = self.write(memory, &bytes);
         }
         Ok(source)
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn looks(path: &Path) -> anyhow::Result<Vec<Look>> {
@@ -135,6 +147,23 @@ mod tests {
         assert_eq!(cache.source(&path).unwrap().digest, Digest::of_bytes(b"two"));
     }
 
+    /// Two writes within one tick of the file system's clock.
+    #[test]
+    fn a_file_that_was_written_as_it_was_read_is_read_again_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "two").unwrap();
+        let read = |settled, content: &[u8]| Source {
+            path: path.clone(),
+            looks: looks(&path).unwrap(),
+            settled,
+            digest: Digest::of_bytes(content),
+        };
+        assert!(read(false, b"one").check_unchanged().is_err());
+        assert!(read(false, b"two").check_unchanged().is_ok());
+        assert!(read(true, b"one").check_unchanged().is_ok(), "it was not read");
+    }
+
     #[test]
     fn a_settled_file_is_read_once() {
         let dir = tempfile::tempdir().unwrap();
@@ -153,11 +182,11 @@ mod tests {
         // What is remembered is used: a planted digest comes back.
         let planted = Source { digest: Digest::of_bytes(b"planted"), ..fresh };
         let name = Digest::of_bytes(path.as_os_str().as_encoded_bytes());
-        let memory = cache.root().join(BUCKET).join("sources").join(name.hex());
-        crate::durable::write(&memory, &checked_json(&planted).unwrap()).unwrap();
+        let memory = Path::new("sources").join(name.hex());
+        cache.write(&memory, &checked_json(&planted).unwrap()).unwrap();
         assert_eq!(cache.source(&path).unwrap(), planted);
         // A damaged memory is none.
-        std::fs::write(&memory, "blake3:torn").unwrap();
+        std::fs::write(cache.own(&memory), "blake3:torn").unwrap();
         assert_eq!(cache.source(&path).unwrap().digest, Digest::of_bytes(b"one"));
     }
 }

@@ -13,7 +13,7 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use super::{
     Cache, Mode,
     files::{self, content, list},
-    folder::{self, CHECKPOINTS},
+    folder::{self, CHECKPOINTS, TMP},
     lock::{self, LockOptions},
     record::{About, ArtifactFile, Record},
     remote::Remote,
@@ -23,6 +23,7 @@ use crate::{
     digest::Digest,
     durable::{self, checked_json, parse_checked_json},
     error::{Error, hinted},
+    fault,
     key::StepKey,
 };
 
@@ -167,7 +168,7 @@ impl Cache {
     /// The log of a step that runs now.
     pub fn running_log(&self, digest: &Digest) -> Option<PathBuf> {
         let prefix = format!("{}-", digest.short());
-        let entries = fs::read_dir(self.own("tmp")).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.own(TMP)).into_iter().flatten().flatten();
         let logs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
         logs.map(|entry| entry.path().join("log.txt")).find(|log| log.is_file())
     }
@@ -190,17 +191,12 @@ impl Cache {
         }
     }
 
-    /// Writes a file of the bucket; what a killed process leaves of it goes with the next run.
-    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-        durable::write_by_way_of(&self.own("tmp"), path, bytes)
-    }
-
     /// An empty place to run a step in. What a killed run left in its place goes.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn workspace(&self, lock: &EntryLock) -> anyhow::Result<Workspace> {
-        let tmp = self.own("tmp");
+        let tmp = self.own(TMP);
         let prefix = format!("{}-", lock.digest.short());
         if let Ok(entries) = fs::read_dir(&tmp) {
             for entry in entries.flatten() {
@@ -246,15 +242,22 @@ impl Cache {
 
     fn save(&self, lock: &EntryLock, workspace: Workspace, about: About) -> anyhow::Result<Record> {
         let out = workspace.out();
+        fault::point("step done");
         files::protect(&out)?;
+        fault::point("files protected");
         let files = list(&out)?;
         let artifact = content(&files);
         durable::sync_tree(&out)?;
+        fault::point("files synced");
         let files = self.place_artifact(&out, &artifact, files)?;
+        fault::point("artifact placed");
         place_log(&workspace.log(), &self.own(folder::log(&lock.digest)))?;
+        fault::point("log written");
         let record = about.with(&lock.digest, artifact, files);
-        self.write(&self.own(folder::record(&lock.digest)), &checked_json(&record)?)?;
+        self.write(folder::record(&lock.digest), &checked_json(&record)?)?;
+        fault::point("record written");
         self.forget_checkpoints(lock);
+        fault::point("checkpoints removed");
         Ok(record)
     }
 
@@ -281,7 +284,7 @@ impl Cache {
             && let Ok(bytes) = checked_json(key)
         {
             // Only explanations suffer when this fails.
-            let _ = self.write(&self.own(folder::last(recipe, node)), &bytes);
+            let _ = self.write(folder::last(recipe, node), &bytes);
         }
     }
 
@@ -317,6 +320,7 @@ impl Cache {
             }
             match fs::rename(out, &place) {
                 Ok(()) => {
+                    fault::point("artifact renamed");
                     durable::sync_dir(parent)?;
                     return Ok(files);
                 }
@@ -332,13 +336,16 @@ impl Cache {
 
     /// Somebody may be reading it, so the name is made free at once, before the files go.
     fn move_away(&self, damaged: &Path) -> anyhow::Result<()> {
-        let aside = tempfile::tempdir_in(self.own("tmp"))?;
+        let aside = tempfile::tempdir_in(self.own(TMP))?;
         match fs::rename(damaged, aside.path().join("damaged")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(hinted(
                 format!("cannot move the damaged artifact `{}` away: {error}", damaged.display()),
                 "remove it by hand, or ask its owner to",
             )),
-            _ => Ok(()),
+            _ => {
+                fault::point("damaged artifact moved");
+                Ok(())
+            }
         }
     }
 }

@@ -87,7 +87,7 @@ impl RunFolder {
     /// Writes a JSON file.
     pub(super) fn json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(value)? + "\n";
-        durable::write(&self.path.join(name), text.as_bytes())
+        durable::write(&self.path.join(name), &self.path, text.as_bytes())
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{digest::Digest, error::hinted};
@@ -103,7 +103,7 @@ impl PastRun {
     /// # Errors
     /// When a file of it cannot be read.
     pub fn steps(&self) -> anyhow::Result<Vec<PastStep>> {
-        let nodes = self.json("plan.json")?;
+        let nodes: Value = self.json("plan.json")?;
         let ids = nodes["nodes"].as_array().into_iter().flatten().filter_map(|node| node["id"].as_str());
         let mut steps: Vec<PastStep> =
             ids.map(|id| PastStep { step: id.to_owned(), state: "open", about: String::new() }).collect();
@@ -130,7 +130,7 @@ impl PastRun {
         if !self.folder.join("run.json").is_file() {
             bail!("the run `{}` has not come to its end", self.folder.display());
         }
-        Ok(serde_json::from_value(self.json("run.json")?)?)
+        self.json("run.json")
     }
 
     /// The artifact of a step.
@@ -138,7 +138,7 @@ impl PastRun {
         self.folder.join("steps").join(step).join("artifact")
     }
 
-    fn json(&self, name: &str) -> anyhow::Result<Value> {
+    fn json<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<T> {
         let path = self.folder.join(name);
         let cannot = || format!("cannot read `{}`", path.display());
         serde_json::from_slice(&fs::read(&path).with_context(cannot)?).with_context(cannot)

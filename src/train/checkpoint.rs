@@ -28,6 +28,7 @@ use crate::{
     digest::Digest,
     durable::{self, checked_json, parse_checked_json},
     error::hinted,
+    fault,
     model::{SafetensorsWeights, WeightSource as _, write_safetensors},
     params::{Dtype, OptimizerParams},
 };
@@ -129,11 +130,13 @@ impl Checkpoints {
             .with_context(|| format!("cannot make a folder in `{}`", self.folder.display()))?;
         write(new.path(), state, weights)?;
         durable::sync_tree(new.path())?;
+        fault::point("checkpoint synced");
         let place = self.path(state.step);
         if self.foreign.remove(&state.step) {
             let _ = fs::remove_dir_all(&place);
         }
         fs::rename(new.path(), &place).with_context(|| format!("cannot make `{}`", place.display()))?;
+        fault::point("checkpoint renamed");
         durable::sync_dir(&self.folder)?;
         self.newest = state.step;
         let steps = self.steps().unwrap_or_default();

@@ -51,7 +51,7 @@ steps:
 "#;
 
 /// Step to key and artifact, of the last run.
-fn results(space: &Space) -> BTreeMap<String, [String; 2]> {
+pub(crate) fn results(space: &Space) -> BTreeMap<String, [String; 2]> {
     let run: Value = serde_json::from_str(&space.read("outputs/kill/latest/run.json")).unwrap();
     let steps = run["steps"].as_array().unwrap().iter();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -59,7 +59,7 @@ fn results(space: &Space) -> BTreeMap<String, [String; 2]> {
 }
 
 /// Every file below a folder.
-fn files(folder: &Path) -> BTreeSet<String> {
+pub(crate) fn files(folder: &Path) -> BTreeSet<String> {
     let all =
         WalkDir::new(folder).into_iter().map(Result::unwrap).filter(|entry| !entry.file_type().is_dir());
     all.map(|entry| entry.path().strip_prefix(folder).unwrap().display().to_string()).collect()

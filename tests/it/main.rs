@@ -3,10 +3,12 @@
 
 mod cache;
 mod check;
+mod damage;
 mod devices;
 mod engine;
 mod estimate;
 mod eval;
+mod faults;
 mod hostile;
 mod hub;
 mod hub_run;
@@ -23,10 +25,12 @@ mod parity;
 mod pipeline;
 mod plan;
 mod processes;
+mod properties;
 mod remote;
 mod run;
 mod scheduling;
 mod schema;
+mod sharing;
 mod space;
 mod tiny;
 mod tokenizer;

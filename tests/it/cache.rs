@@ -198,7 +198,7 @@ fn what_a_kept_run_lacks_is_told() {
     assert!(ran.stderr.contains("hint: `evergraft cache verify --repair`"), "{}", ran.stderr);
     fs::write(&b, &whole).unwrap();
     space.expect(0, &["cache", "prune", "--unreachable", "--max-size", "0"]);
-    assert_eq!(files(&space, "records"), [b.clone()]);
+    assert_eq!(files(&space, "records"), std::slice::from_ref(&b));
     fs::remove_file(&b).unwrap();
     let ran = space.expect(2, &["cache", "keep", "two/latest"]);
     assert!(ran.stderr.contains("the cache holds no result of"), "{}", ran.stderr);

@@ -23,8 +23,10 @@ tests=(properties:: run::an_upstream run::explain_names sharing::files_of_the_fu
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 git ls-files -z | xargs -0 cp --parents -t "$scratch"
-# Dependencies are built already.
-export CARGO_TARGET_DIR=$tree/target EVERGRAFT_NO_PROGRESS=1
+# Dependencies are built already; a copy, so that no mutant stays behind in the tree's own target folder.
+mkdir "$scratch/target"
+[ ! -d "$tree/target/debug" ] || cp -a --reflink=auto "$tree/target/debug" "$scratch/target/"
+export CARGO_TARGET_DIR=$scratch/target EVERGRAFT_NO_PROGRESS=1
 cd "$scratch"
 
 survivors=()

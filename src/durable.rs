@@ -62,6 +62,11 @@ pub(crate) fn checked_json<T: Serialize>(value: &T) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a file of what [`checked_json`] gave.
+pub(crate) fn read_checked_json<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<T> {
+    parse_checked_json(&fs::read(path)?)
+}
+
 /// Reads what [`checked_json`] gave.
 pub(crate) fn parse_checked_json<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> anyhow::Result<T> {
     let end = bytes.iter().position(|byte| *byte == b'\n').context("the checksum line is missing")?;

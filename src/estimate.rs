@@ -22,7 +22,7 @@ use crate::{
     },
     peft::Adapter,
     plan::{Plan, StepNode},
-    steps::Input,
+    steps::{Input, lineage},
     train,
 };
 
@@ -55,16 +55,9 @@ pub(crate) fn memory(plan: &Plan, index: NodeIndex, inputs: &BTreeMap<String, Ar
     if !ESTIMATED.contains(&plan.graph[index].kind.name) {
         return None;
     }
-    let mut paths = BTreeMap::new();
-    let mut open: Vec<&Arc<Input>> = inputs.values().collect();
-    while let Some(input) = open.pop() {
-        if let Some(place) = plan.find(&input.node)
-            && paths.insert(place, input.path.clone()).is_none()
-        {
-            open.extend(&input.inputs);
-        }
-    }
-    Known::new(plan, paths).estimate(index)?.memory_bytes
+    let before = lineage(inputs.values());
+    let paths = before.filter_map(|input| Some((plan.find(&input.node)?, input.path.clone())));
+    Known::new(plan, paths.collect()).estimate(index)?.memory_bytes
 }
 
 /// What the plan's files say; each is read once.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Cache, folder::KEPT};
 use crate::{
     digest::Digest,
-    durable::{checked_json, parse_checked_json},
+    durable::{checked_json, read_checked_json},
 };
 
 /// What one kept run needs.
@@ -58,8 +58,7 @@ impl Cache {
             if entry.file_name().to_string_lossy().starts_with('.') {
                 continue;
             }
-            let read = fs::read(&path).map_err(Into::into).and_then(|bytes| parse_checked_json(&bytes));
-            match read {
+            match read_checked_json(&path) {
                 Ok(run) => kept.push(run),
                 Err(error) => bail!(
                     "`{}` does not tell what it keeps ({error:#}); remove it and keep the run again",

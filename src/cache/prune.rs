@@ -15,7 +15,7 @@ use super::{
     folder::{self, CHECKPOINTS, DAMAGED, TMP},
     verify::remove,
 };
-use crate::{digest::Digest, durable::parse_checked_json, error::hinted};
+use crate::{digest::Digest, durable::read_checked_json, error::hinted};
 
 /// What is to go.
 #[derive(Debug, Clone, Copy, Default)]
@@ -110,7 +110,7 @@ impl Pruning<'_> {
         let kept: BTreeSet<Digest> = self.cache.kept()?.into_iter().flat_map(|run| run.keys).collect();
         let (mut results, mut lost) = (Vec::new(), BTreeSet::new());
         for (path, name) in self.cache.records()? {
-            match fs::read(&path).map_err(Into::into).and_then(|bytes| parse_checked_json::<Record>(&bytes)) {
+            match read_checked_json::<Record>(&path) {
                 Ok(record) => results.push(Entry {
                     age: age(&path),
                     kept: kept.contains(&record.digest),
@@ -159,15 +159,14 @@ impl Pruning<'_> {
             self.remove(path, "a damaged record")?;
         }
         let used: BTreeSet<&str> = uses.keys().map(Digest::hex).collect();
-        for path in
-            entries(&self.cache.own("artifacts")).flat_map(|shard| entries(&shard).collect::<Vec<_>>())
-        {
+        let sharded = |name: &str| entries(&self.cache.own(name)).flat_map(|shard| entries(&shard));
+        for path in sharded("artifacts").collect::<Vec<_>>() {
             if !used.contains(name_of(&path)) {
                 self.remove(&path, "files without a record")?;
             }
         }
         let known: BTreeSet<&str> = results.iter().map(|result| result.digest.hex()).collect();
-        for path in entries(&self.cache.own("logs")).flat_map(|shard| entries(&shard).collect::<Vec<_>>()) {
+        for path in sharded("logs").collect::<Vec<_>>() {
             if !known.contains(name_of(&path).trim_end_matches(".txt")) {
                 self.remove(&path, "a log without a record")?;
             }

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, durable::parse_checked_json, key::StepKey};
+use crate::{digest::Digest, durable::read_checked_json, key::StepKey};
 
 /// A finished step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ impl Record {
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
         ensure!(about.len() <= MAX_BYTES, "the record is too long");
-        let record: Self = parse_checked_json(&fs::read(path)?)?;
+        let record: Self = read_checked_json(path)?;
         record.must_be_of(digest)?;
         Ok(Some(record))
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Cache;
 use crate::{
     digest::{Digest, is_empty_folder},
-    durable::{checked_json, parse_checked_json},
+    durable::{checked_json, read_checked_json},
 };
 
 /// A file that changed so recently may change again without a visible trace: clocks of file
@@ -69,9 +69,7 @@ impl Cache {
         let before = looks(path)?;
         let name = Digest::of_bytes(path.as_os_str().as_encoded_bytes());
         let memory = Path::new("sources").join(name.hex());
-        let known = std::fs::read(self.find(&memory))
-            .ok()
-            .and_then(|bytes| parse_checked_json::<Source>(&bytes).ok());
+        let known: Option<Source> = read_checked_json(&self.find(&memory)).ok();
         if let Some(known) = known.filter(|known| known.path == path && known.looks == before) {
             return Ok(known);
         }

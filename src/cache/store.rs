@@ -21,7 +21,7 @@ use super::{
 use crate::{
     cancel::Cancel,
     digest::Digest,
-    durable::{self, checked_json, parse_checked_json},
+    durable::{self, checked_json, read_checked_json},
     error::{Error, hinted},
     fault,
     key::StepKey,
@@ -290,7 +290,7 @@ impl Cache {
 
     /// The key that a node of a recipe had when it last ran or was found.
     pub fn last_key(&self, recipe: &str, node: &str) -> Option<StepKey> {
-        parse_checked_json(&fs::read(self.find(folder::last(recipe, node))).ok()?).ok()
+        read_checked_json(&self.find(folder::last(recipe, node))).ok()
     }
 
     /// How long a node of a recipe took when its result was made.

@@ -14,7 +14,7 @@ use super::{
     folder::{BUCKET, CHECKPOINTS, DAMAGED, DOWNLOADS},
     record::Record,
 };
-use crate::durable::parse_checked_json;
+use crate::durable::read_checked_json;
 
 /// One thing that is not as it was saved.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -51,14 +51,13 @@ impl Cache {
             let mut report = |place: PathBuf, problem: String| {
                 damage.push(Damage { path: place, problem, record: path.clone() });
             };
-            let record: Record =
-                match fs::read(&path).map_err(Into::into).and_then(|b| parse_checked_json(&b)) {
-                    Ok(record) => record,
-                    Err(error) => {
-                        report(path.clone(), format!("the record is damaged: {error:#}"));
-                        continue;
-                    }
-                };
+            let record: Record = match read_checked_json(&path) {
+                Ok(record) => record,
+                Err(error) => {
+                    report(path.clone(), format!("the record is damaged: {error:#}"));
+                    continue;
+                }
+            };
             if record.digest.hex() != name || record.key.digest() != record.digest {
                 report(path.clone(), "the record belongs to another key".to_owned());
             }

@@ -42,24 +42,26 @@ pub struct Input {
 impl Input {
     /// The first artifact with this content among this input and everything before it.
     pub fn find(self: &Arc<Self>, digest: &Digest) -> Option<Arc<Input>> {
-        find([self], digest)
+        lineage([self]).find(|input| input.digest == *digest).cloned()
     }
 }
 
-/// Each input is looked at once, by however many ways it is reached.
-fn find<'i>(inputs: impl IntoIterator<Item = &'i Arc<Input>>, digest: &Digest) -> Option<Arc<Input>> {
+/// Inputs and everything before them, each once, by however many ways it is reached.
+pub(crate) fn lineage<'i>(
+    inputs: impl IntoIterator<Item = &'i Arc<Input>>,
+) -> impl Iterator<Item = &'i Arc<Input>> {
     let mut open: Vec<&Arc<Input>> = inputs.into_iter().collect();
     open.reverse();
     let mut seen = HashSet::new();
-    while let Some(input) = open.pop() {
-        if &input.digest == digest {
-            return Some(Arc::clone(input));
+    std::iter::from_fn(move || {
+        loop {
+            let input = open.pop()?;
+            if seen.insert(input.node.as_str()) {
+                open.extend(input.inputs.iter().rev());
+                return Some(input);
+            }
         }
-        if seen.insert(input.node.as_str()) {
-            open.extend(input.inputs.iter().rev());
-        }
-    }
-    None
+    })
 }
 
 /// Everything a running step may use.
@@ -108,7 +110,7 @@ impl StepContext<'_> {
 
     /// The first artifact with this content among all inputs and everything before them.
     pub fn find(&self, digest: &Digest) -> Option<Arc<Input>> {
-        find(self.inputs.values(), digest)
+        lineage(self.inputs.values()).find(|input| input.digest == *digest).cloned()
     }
 
     /// Copies those of these files that a folder has into the artifact.

@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use bases::Bases;
+pub(crate) use context::lineage;
 pub use context::{Input, StepContext};
 pub(crate) use process::{Group, Signal, kill_running, signal_group};
 

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::state::{State, Tensors, first_broken};
 use crate::{
     digest::Digest,
-    durable::{self, checked_json, parse_checked_json},
+    durable::{self, checked_json, parse_checked_json, read_checked_json},
     error::hinted,
     fault,
     model::{SafetensorsWeights, WeightSource as _, write_safetensors},
@@ -263,7 +263,7 @@ fn format_of(folder: &Path) -> anyhow::Result<u32> {
     struct Format {
         format: u32,
     }
-    Ok(parse_checked_json::<Format>(&fs::read(folder.join(HEADER))?)?.format)
+    Ok(read_checked_json::<Format>(&folder.join(HEADER))?.format)
 }
 
 fn read(folder: &Path, step: usize, like: &Tensors) -> anyhow::Result<(State, Tensors)> {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::space::Space;
+use crate::space::{Space, files_below};
 
 const TWO: &str = r#"version: 1
 name: two
@@ -18,13 +18,7 @@ steps:
 "#;
 
 fn files(space: &Space, below: &str) -> Vec<PathBuf> {
-    let below = walkdir::WalkDir::new(space.path().join("cache/steps-v1").join(below)).sort_by_file_name();
-    below
-        .into_iter()
-        .flatten()
-        .filter(|e| e.file_type().is_file())
-        .map(walkdir::DirEntry::into_path)
-        .collect()
+    files_below(&space.path().join("cache/steps-v1").join(below))
 }
 
 /// The record of a node.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::space::{Ran, Space};
+use crate::space::{Ran, Space, files_below};
 
 const CHAIN: &str = r#"version: 1
 name: chain
@@ -37,9 +37,7 @@ fn warnings(events: &str) -> Vec<String> {
 
 /// Every object of a kind, `files` or `records`.
 fn objects(remote: &Path, kind: &str) -> Vec<PathBuf> {
-    let below = walkdir::WalkDir::new(remote.join("steps-v1").join(kind)).sort_by_file_name();
-    let files = below.into_iter().flatten().filter(|entry| entry.file_type().is_file());
-    files.map(walkdir::DirEntry::into_path).collect()
+    files_below(&remote.join("steps-v1").join(kind))
 }
 
 /// Results go to the remote and come from it, whole.

@@ -89,7 +89,7 @@ impl Remote {
             Ok(shared.tamed())
         };
         let refused = |error| {
-            self.is_useless(key);
+            self.give_up_on(key);
             self.damaged(&place, &format!("the record {} ({error:#})", key.short()));
         };
         read().map_err(refused).ok()
@@ -127,7 +127,7 @@ impl Remote {
             self.objects.distrust(&objects::record(&shared.record.digest));
         }
         if cancel.signal().is_none() {
-            self.is_useless(&shared.record.digest);
+            self.give_up_on(&shared.record.digest);
             self.failed::<()>(&format!("{what} of `{}`", shared.record.node), fault);
         }
         false
@@ -156,9 +156,9 @@ impl Remote {
                 let blob = Blob { size: file.size, digest: file.digest.clone() };
                 self.objects.add(&objects::file(&file.digest), &blob, &artifact.join(&file.path), cancel)?;
             }
-            let log = match fs::read(log) {
-                Ok(text) => {
-                    let blob = Blob { size: text.len() as u64, digest: Digest::of_bytes(&text) };
+            let log = match fs::metadata(log) {
+                Ok(about) => {
+                    let blob = Blob { size: about.len(), digest: Digest::of_file(log)? };
                     self.objects.add(&objects::file(&blob.digest), &blob, log, cancel)?;
                     Some(blob)
                 }
@@ -179,7 +179,7 @@ impl Remote {
         self.down.load(Ordering::SeqCst)
     }
 
-    fn is_useless(&self, key: &Digest) {
+    fn give_up_on(&self, key: &Digest) {
         if let Ok(mut keys) = self.useless.lock() {
             keys.insert(key.clone());
         }

@@ -17,7 +17,10 @@ out=$(mktemp -d); trap 'rm -rf "$out"' EXIT
 cargo bench -q --no-run --bench eval ${FEATURES:+--features "$FEATURES"}
 for work in "${works[@]}"; do
   for _ in $(seq "$rounds"); do
-    cargo bench -q --bench eval ${FEATURES:+--features "$FEATURES"} -- "$model" "$out/$work.json" "${options[@]}" | tail -n 1 >> "$out/$work.ours"
+    # As the program itself runs its steps (src/exec/tuning.rs).
+    OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=2000 \
+    MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=1099511627776 MALLOC_MMAP_THRESHOLD_=33554432 \
+      cargo bench -q --bench eval ${FEATURES:+--features "$FEATURES"} -- "$model" "$out/$work.json" "${options[@]}" | tail -n 1 >> "$out/$work.ours"
     "$python" bench/peer_eval.py run "$model" "$out/$work.json" "${options[@]}" | tail -n 1 >> "$out/$work.peer"
   done
   "$python" - "$work" "$out/$work.ours" "$out/$work.peer" <<'PY'

@@ -10,8 +10,9 @@ rounds=${3:-5}; shift $(( $# < 3 ? $# : 3 ))
 out=$(mktemp -d); trap 'rm -rf "$out"' EXIT
 cargo bench -q --no-run --bench train ${FEATURES:+--features "$FEATURES"}
 for _ in $(seq "$rounds"); do
-  # OpenMP's threads wait as the program itself makes them.
-  OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=30000 \
+  # As the program itself runs its steps (src/exec/tuning.rs).
+  OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=2000 \
+  MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=1099511627776 MALLOC_MMAP_THRESHOLD_=33554432 \
     cargo bench -q --bench train ${FEATURES:+--features "$FEATURES"} -- "$model" "$rows" "$@" | tail -n 1 >> "$out/ours"
   tail -n 1 "$out/ours" | sed "s/,\"rows\".*/}/"
   "${PYTHON:-python3}" bench/peer_train.py "$model" "$rows" order="$out/ours" "$@" | tail -n 1 | tee -a "$out/peer"

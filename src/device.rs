@@ -30,7 +30,7 @@ pub fn class(name: DeviceName, dtype: Dtype) -> &'static str {
     match chosen(name) {
         DeviceName::Auto | DeviceName::Flex => "flex",
         DeviceName::LibTorch if dtype == Dtype::Bf16 && *AMX => "libtorch:amx",
-        DeviceName::LibTorch => "libtorch",
+        DeviceName::LibTorch => "libtorch:cpu",
         DeviceName::LibTorchCuda(_) => "libtorch:cuda",
     }
 }

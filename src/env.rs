@@ -19,10 +19,16 @@ pub const STOP_GRACE: &str = "EVERGRAFT_STOP_GRACE";
 #[cfg(debug_assertions)]
 pub const FAULT: &str = "EVERGRAFT_FAULT";
 
-/// How LibTorch's threads wait for each other; `run` sets it to `passive` where it is not set.
+/// How LibTorch's threads wait for each other; set to `passive` for steps that compute, where it is not set.
 pub const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 /// How often they look before they sleep; set likewise.
 pub const GOMP_SPINCOUNT: &str = "GOMP_SPINCOUNT";
+/// How many heaps the C library has; set likewise, as are the next two.
+pub const MALLOC_ARENA_MAX: &str = "MALLOC_ARENA_MAX";
+/// From how much free memory on it gives some back.
+pub const MALLOC_TRIM_THRESHOLD: &str = "MALLOC_TRIM_THRESHOLD_";
+/// From which size on it asks the system for each piece.
+pub const MALLOC_MMAP_THRESHOLD: &str = "MALLOC_MMAP_THRESHOLD_";
 
 /// The graphics cards that may be used; `run` hands them out one by one, and sets it for each step that
 /// has some.

@@ -196,7 +196,7 @@ fn widened_bytes(shape: &ModelConfig, dtype: Dtype, device: DeviceName, products
     }
     // `class` may start a driver, so it is asked last.
     match (device::class(device, dtype), products) {
-        ("libtorch", _) | ("flex", Products::Joint) => 4 * largest_matrix(shape),
+        ("libtorch:cpu", _) | ("flex", Products::Joint) => 4 * largest_matrix(shape),
         _ => 0,
     }
 }

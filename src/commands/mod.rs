@@ -17,8 +17,6 @@ mod status;
 
 use clap::Parser as _;
 
-#[cfg(all(feature = "libtorch", unix))]
-use crate::env;
 use crate::{
     cli::{Cli, Command},
     error::{Error, exit, hint_of},
@@ -34,10 +32,6 @@ pub fn main() -> i32 {
             return error.exit_code();
         }
     };
-    #[cfg(all(feature = "libtorch", unix))]
-    if matches!(cli.command, Command::Run(_)) {
-        wait_passively();
-    }
     match dispatch(&cli) {
         Ok(()) => exit::OK,
         Err(error) if is_broken_pipe(&error) => exit::OK,
@@ -78,27 +72,6 @@ fn dispatch(cli: &Cli) -> Result<(), Error> {
         Command::Ls(args) => ls::run(cli, args),
         Command::Cache(command) => cache::run(cli, command),
         Command::StepWorker => exec::serve().map_err(Error::Usage),
-    }
-}
-
-/// LibTorch's threads spin while they wait for each other. Beside other work, be it another step or
-/// another program, that is many times slower than sleeping (seen: three training steps in 25 s
-/// instead of more than 340 s). Alone, sleeping at once costs a sixth of the speed, so they spin a
-/// moment first. Both are read when the library is loaded, so the program starts anew.
-#[cfg(all(feature = "libtorch", unix))]
-fn wait_passively() {
-    use std::os::unix::process::CommandExt as _;
-    if std::env::var_os(env::OMP_WAIT_POLICY).is_some() {
-        return;
-    }
-    if let Ok(program) = std::env::current_exe() {
-        let mut again = std::process::Command::new(program);
-        // Comes back only where it fails; then the program goes on as it is.
-        again.args(std::env::args_os().skip(1)).env(env::OMP_WAIT_POLICY, "passive");
-        if std::env::var_os(env::GOMP_SPINCOUNT).is_none() {
-            again.env(env::GOMP_SPINCOUNT, "30000");
-        }
-        let _ = again.exec();
     }
 }
 

@@ -17,6 +17,7 @@ mod signal;
 mod slots;
 mod status;
 mod summary;
+mod tuning;
 
 pub use explain::{Cause, Explanation, explain};
 pub use keys::Keys;

@@ -16,7 +16,10 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::protocol::{Envelope, Order, Reply, Request};
+use super::{
+    protocol::{Envelope, Order, Reply, Request},
+    tuning::tune,
+};
 use crate::{
     env,
     error::hinted,
@@ -50,6 +53,7 @@ impl Process {
     /// its first step begins.
     pub(super) fn own(gpus: Option<&str>, early: File) -> anyhow::Result<Self> {
         let mut command = command()?;
+        tune(&mut command);
         if let Some(gpus) = gpus {
             command.env(env::CUDA_VISIBLE_DEVICES, gpus);
         }

@@ -16,6 +16,7 @@ use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
 use super::{
     Place, place,
     protocol::{Envelope, Order, Outcome, Reply, Request},
+    tuning::give_back_memory,
 };
 use crate::{
     cache::open_lock,
@@ -126,6 +127,7 @@ impl Worker {
         if alone {
             // The log moves into the cache now.
             let _ = capture(Path::new("/dev/null"));
+            give_back_memory();
         }
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         self.reply(id, Reply::Ended { outcome, kept: self.bases.kept() });

@@ -107,7 +107,7 @@ pub(super) fn softmax(
 /// # Shapes
 /// `queries` is `[tokens, heads * head_dim]`, keys and values `[tokens, kv_heads * head_dim]`; the
 /// result is shaped like the queries.
-pub(super) fn forward(shape: &Segments, queries: &[f32], keys: &[f32], values: &[f32]) -> Vec<f32> {
+pub(super) fn forward(shape: &Segments, [queries, keys, values]: [&[f32]; 3], out: &mut [f32]) {
     let (width, group) = (shape.head_dim, shape.heads / shape.kv_heads);
     let tasks = tasks(shape);
     let parts: Vec<Vec<Vec<f32>>> = tasks
@@ -139,21 +139,15 @@ pub(super) fn forward(shape: &Segments, queries: &[f32], keys: &[f32], values: &
             (0..group).map(head).collect()
         })
         .collect();
-    let mut out = vec![0.0; queries.len()];
     for (task, part) in tasks.iter().zip(&parts) {
         for (member, part) in part.iter().enumerate() {
-            scatter(&mut out, part, task, task.kv_head * group + member, shape.heads, width);
+            scatter(out, part, task, task.kv_head * group + member, shape.heads, width);
         }
     }
-    out
 }
 
 /// Gradients of queries, keys and values, in their shapes.
-pub(super) fn backward(
-    shape: &Segments,
-    [queries, keys, values]: [&[f32]; 3],
-    grad: &[f32],
-) -> [Vec<f32>; 3] {
+pub(super) fn backward(shape: &Segments, [queries, keys, values, grad]: [&[f32]; 4], out: [&mut [f32]; 3]) {
     let (width, group) = (shape.head_dim, shape.heads / shape.kv_heads);
     let tasks = tasks(shape);
     type Parts = (Vec<Vec<f32>>, Vec<f32>, Vec<f32>);
@@ -213,13 +207,11 @@ pub(super) fn backward(
             (q_grads, k_grad, v_grad)
         })
         .collect();
-    let mut out = [queries.len(), keys.len(), values.len()].map(|length| vec![0.0; length]);
     for (task, (q, k, v)) in tasks.iter().zip(&parts) {
         for (member, part) in q.iter().enumerate() {
-            scatter(&mut out[0], part, task, task.kv_head * group + member, shape.heads, width);
+            scatter(out[0], part, task, task.kv_head * group + member, shape.heads, width);
         }
-        scatter(&mut out[1], k, task, task.kv_head, shape.kv_heads, width);
-        scatter(&mut out[2], v, task, task.kv_head, shape.kv_heads, width);
+        scatter(out[1], k, task, task.kv_head, shape.kv_heads, width);
+        scatter(out[2], v, task, task.kv_head, shape.kv_heads, width);
     }
-    out
 }

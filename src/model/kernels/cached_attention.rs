@@ -64,10 +64,9 @@ struct Task<'r> {
 pub(super) fn forward(
     rows: &CachedRows,
     capacity: usize,
-    queries: &[f32],
-    keys: &[f32],
-    values: &[f32],
-) -> Vec<f32> {
+    [queries, keys, values]: [&[f32]; 3],
+    out: &mut [f32],
+) {
     let shape = &rows.shape;
     let (width, group) = (shape.head_dim, shape.heads / shape.kv_heads);
     let starts = shape.lengths.iter().scan(0, |start, length| {
@@ -88,14 +87,12 @@ pub(super) fn forward(
         .map(|(head, row)| task(head, row))
         .collect();
     let parts: Vec<Vec<f32>> = tasks.par_iter().map(|task| task.run(queries, keys, values)).collect();
-    let mut out = vec![0.0; queries.len()];
     for (task, part) in tasks.iter().zip(&parts) {
         for (at, values) in part.chunks_exact(group * width).enumerate() {
             let start = ((task.first_token + at) * shape.heads + task.kv_head * group) * width;
             out[start..start + group * width].copy_from_slice(values);
         }
     }
-    out
 }
 
 impl Task<'_> {

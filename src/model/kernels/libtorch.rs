@@ -1,13 +1,18 @@
-//! The passes in LibTorch's own fused operations, on whatever device it runs.
+//! The passes in LibTorch's own fused operations, on whatever device it runs; in f32 on the CPU in ours.
 
 use burn::backend::LibTorch;
 use burn_tch::TchTensor;
 use tch::{Kind, Tensor};
 
-use super::{CachedRows, Copied, Segments, Turn, Update, passes::Passes, portable};
+use super::{
+    CachedRows, Copied, Segments, Turn, Update, cached_portable, libtorch_cpu, passes::Passes, portable,
+};
 
 impl Passes for LibTorch {
     fn attention_forward(inputs: [TchTensor; 3], rows: &Segments) -> TchTensor {
+        if let Some(out) = libtorch_cpu::attention_forward(inputs.each_ref().map(|x| &x.tensor), rows) {
+            return TchTensor::new(out);
+        }
         if rows.softcap.is_some() {
             return portable::attention_forward::<Self>(inputs, rows);
         }
@@ -17,6 +22,10 @@ impl Passes for LibTorch {
     /// The fused kernel's own gradient, after its forward pass once more: nothing but the inputs
     /// was kept.
     fn attention_backward(inputs: [TchTensor; 3], grad: TchTensor, rows: &Segments) -> [TchTensor; 3] {
+        let [q, k, v] = inputs.each_ref().map(|x| &x.tensor);
+        if let Some(grads) = libtorch_cpu::attention_backward([q, k, v, &grad.tensor], rows) {
+            return grads.map(TchTensor::new);
+        }
         if rows.softcap.is_some() {
             return portable::attention_backward::<Self>(inputs, grad, rows);
         }
@@ -30,57 +39,67 @@ impl Passes for LibTorch {
     }
 
     fn swiglu_forward([gate, up]: [TchTensor; 2]) -> TchTensor {
-        TchTensor::new(gate.tensor.silu().g_mul_(&up.tensor))
+        let ours = libtorch_cpu::swiglu_forward([&gate.tensor, &up.tensor]);
+        TchTensor::new(ours.unwrap_or_else(|| gate.tensor.silu().g_mul_(&up.tensor)))
     }
 
     fn swiglu_backward([gate, up]: [TchTensor; 2], grad: TchTensor) -> [TchTensor; 2] {
+        if let Some(grads) = libtorch_cpu::swiglu_backward([&gate.tensor, &up.tensor, &grad.tensor]) {
+            return grads.map(TchTensor::new);
+        }
         let up_grad = gate.tensor.silu().g_mul_(&grad.tensor);
         let gate_grad = gate.tensor.silu_backward(&(grad.tensor * up.tensor));
         [gate_grad, up_grad].map(TchTensor::new)
     }
 
     fn linear_forward(x: TchTensor, weight: TchTensor) -> TchTensor {
-        TchTensor::new(product(&x.tensor, &weight.tensor.tr()))
+        let ours = libtorch_cpu::linear_forward([&x.tensor, &weight.tensor]);
+        TchTensor::new(ours.unwrap_or_else(|| linear_forward(&x.tensor, &weight.tensor)))
+    }
+
+    fn linear_alone(x: TchTensor, weight: TchTensor) -> TchTensor {
+        let ours = libtorch_cpu::linear_alone([&x.tensor, &weight.tensor]);
+        TchTensor::new(ours.unwrap_or_else(|| linear_forward(&x.tensor, &weight.tensor)))
     }
 
     fn linear_backward(weight: TchTensor, grad: TchTensor) -> TchTensor {
-        TchTensor::new(product(&grad.tensor, &weight.tensor))
+        let ours = libtorch_cpu::linear_backward([&grad.tensor, &weight.tensor]);
+        TchTensor::new(ours.unwrap_or_else(|| linear_backward(&grad.tensor, &weight.tensor)))
     }
 
-    fn adapted_forward([x, weight, a, b]: [TchTensor; 4], update: &Update) -> [TchTensor; 2] {
-        let low = dropped(&x.tensor.to_kind(a.tensor.kind()), update).linear(&a.tensor, None::<Tensor>);
-        let mut output = product(&x.tensor, &weight.tensor.tr());
-        let scaled = &low * f64::from(update.scale);
-        let output = match output.kind() == low.kind() {
-            true => output.addmm_(&scaled, &b.tensor.tr()),
-            false => {
-                let added = scaled.linear(&b.tensor, None::<Tensor>);
-                output.g_add_(&added.to_kind(output.kind()))
-            }
-        };
-        [output, low].map(TchTensor::new)
+    fn adapted_forward(inputs: [TchTensor; 4], update: &Update) -> [TchTensor; 2] {
+        let inputs = inputs.each_ref().map(|input| &input.tensor);
+        let ours = libtorch_cpu::adapted_forward(inputs, update);
+        ours.unwrap_or_else(|| adapted_forward(inputs, update)).map(TchTensor::new)
     }
 
-    fn adapted_backward([grad, x, low, weight, a, b]: [TchTensor; 6], update: &Update) -> [TchTensor; 3] {
-        let (base, adapter) = (x.tensor.kind(), a.tensor.kind());
-        let mut x_grad = product(&grad.tensor, &weight.tensor);
-        let grad = grad.tensor.to_kind(adapter);
-        let low_grad = grad.matmul(&b.tensor) * f64::from(update.scale);
-        let x_grad = match update.dropout.is_none() && base == adapter {
-            true => x_grad.addmm_(&low_grad, &a.tensor),
-            false => x_grad.g_add_(&dropped(&low_grad.matmul(&a.tensor), update).to_kind(base)),
-        };
-        let a_grad = low_grad.tr().matmul(&dropped(&x.tensor.to_kind(adapter), update));
-        let b_grad = grad.tr().matmul(&low.tensor) * f64::from(update.scale);
-        [x_grad, a_grad, b_grad].map(TchTensor::new)
+    fn adapted_alone(inputs: [TchTensor; 4], update: &Update) -> TchTensor {
+        let inputs = inputs.each_ref().map(|input| &input.tensor);
+        let ours = libtorch_cpu::adapted_alone(inputs, update);
+        TchTensor::new(ours.unwrap_or_else(|| {
+            let [output, _] = adapted_forward(inputs, update);
+            output
+        }))
+    }
+
+    fn adapted_backward(inputs: [TchTensor; 6], update: &Update) -> [TchTensor; 3] {
+        let inputs = inputs.each_ref().map(|input| &input.tensor);
+        let ours = libtorch_cpu::adapted_backward(inputs, update);
+        ours.unwrap_or_else(|| adapted_backward(inputs, update)).map(TchTensor::new)
     }
 
     fn rms_norm_forward(x: TchTensor, weight: TchTensor, eps: f32) -> TchTensor {
+        if let Some(out) = libtorch_cpu::rms_norm_forward([&x.tensor, &weight.tensor], eps) {
+            return TchTensor::new(out);
+        }
         let mut output = &x.tensor * row_scale(&x.tensor, eps);
         TchTensor::new(output.g_mul_(&weight.tensor))
     }
 
     fn rms_norm_backward(x: TchTensor, weight: TchTensor, grad: TchTensor, eps: f32) -> TchTensor {
+        if let Some(out) = libtorch_cpu::rms_norm_backward([&x.tensor, &weight.tensor, &grad.tensor], eps) {
+            return TchTensor::new(out);
+        }
         let (scale, x) = (row_scale(&x.tensor, eps), x.tensor);
         let mut weighted = grad.tensor * weight.tensor;
         let mean = (&weighted * &x).mean_dim(1, true, None::<Kind>);
@@ -89,6 +108,9 @@ impl Passes for LibTorch {
     }
 
     fn turned(x: TchTensor, [cos, sin]: [TchTensor; 2], turn: Turn) -> TchTensor {
+        if let Some(out) = libtorch_cpu::turned([&x.tensor, &cos.tensor, &sin.tensor], turn) {
+            return TchTensor::new(out);
+        }
         let (whole, half) = (x.tensor.size(), cos.tensor.size()[1]);
         // The members of a pair lie along one dimension of two.
         let (split, member) = match turn.interleaved {
@@ -102,6 +124,19 @@ impl Passes for LibTorch {
         let _ = turned.select(member, 0).addcmul_(&second, &sin);
         let _ = turned.select(member, 1).addcmul_(&first, &sin.neg());
         TchTensor::new(turned.view(whole.as_slice()))
+    }
+
+    fn log_probabilities(logits: TchTensor) -> TchTensor {
+        let ours = libtorch_cpu::log_probabilities(&logits.tensor);
+        TchTensor::new(ours.unwrap_or_else(|| logits.tensor.log_softmax(1, None::<Kind>)))
+    }
+
+    fn attended(queries: TchTensor, cache: [TchTensor; 2], rows: &CachedRows) -> TchTensor {
+        let [keys, values] = cache.each_ref().map(|cache| &cache.tensor);
+        match libtorch_cpu::attended([&queries.tensor, keys, values], rows) {
+            Some(out) => TchTensor::new(out),
+            None => cached_portable::attention::<Self>(queries, cache, rows),
+        }
     }
 
     fn appended(cache: TchTensor, new: TchTensor, rows: &CachedRows) -> TchTensor {
@@ -158,6 +193,42 @@ impl Written {
         let column = |values: Vec<i64>| TchTensor::new(Tensor::from_slice(&values).to_device(device));
         Self { slots: column(slots), places: column(places) }
     }
+}
+
+pub(super) fn linear_forward(x: &Tensor, weight: &Tensor) -> Tensor {
+    product(x, &weight.tr())
+}
+
+pub(super) fn linear_backward(grad: &Tensor, weight: &Tensor) -> Tensor {
+    product(grad, weight)
+}
+
+pub(super) fn adapted_forward([x, weight, a, b]: [&Tensor; 4], update: &Update) -> [Tensor; 2] {
+    let low = dropped(&x.to_kind(a.kind()), update).linear(a, None::<Tensor>);
+    let mut output = linear_forward(x, weight);
+    let scaled = &low * f64::from(update.scale);
+    let output = match output.kind() == low.kind() {
+        true => output.addmm_(&scaled, &b.tr()),
+        false => {
+            let added = scaled.linear(b, None::<Tensor>);
+            output.g_add_(&added.to_kind(output.kind()))
+        }
+    };
+    [output, low]
+}
+
+pub(super) fn adapted_backward([grad, x, low, weight, a, b]: [&Tensor; 6], update: &Update) -> [Tensor; 3] {
+    let (base, adapter) = (x.kind(), a.kind());
+    let mut x_grad = linear_backward(grad, weight);
+    let grad = grad.to_kind(adapter);
+    let low_grad = grad.matmul(b) * f64::from(update.scale);
+    let x_grad = match update.dropout.is_none() && base == adapter {
+        true => x_grad.addmm_(&low_grad, a),
+        false => x_grad.g_add_(&dropped(&low_grad.matmul(a), update).to_kind(base)),
+    };
+    let a_grad = low_grad.tr().matmul(&dropped(&x.to_kind(adapter), update));
+    let b_grad = grad.tr().matmul(low) * f64::from(update.scale);
+    [x_grad, a_grad, b_grad]
 }
 
 /// A product in the first matrix's number format.

@@ -1,6 +1,8 @@
 //! Products of parts of matrices that lie in slices. Holds the crate's only `unsafe` call beside
 //! the memory maps: Burn's own product takes whole tensors.
 
+use rayon::prelude::*;
+
 /// A matrix inside a slice.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View<'a> {
@@ -100,6 +102,17 @@ pub(super) fn product_into(
             false,
             parallelism,
         );
+    }
+}
+
+/// Values that one thread has set to zero before another is worth waking.
+const FEW: usize = 1 << 17;
+
+/// Room for results. All threads touch it: the system clears new pages at their first touch, which is work.
+pub(super) fn zeros(count: usize) -> Vec<f32> {
+    match count {
+        ..FEW => vec![0.0; count],
+        _ => rayon::iter::repeat_n(0.0, count).collect(),
     }
 }
 

@@ -12,6 +12,8 @@ mod cached_portable;
 mod exp;
 #[cfg(feature = "libtorch")]
 mod libtorch;
+#[cfg(feature = "libtorch")]
+mod libtorch_cpu;
 mod linear;
 mod matmul;
 mod norm;

@@ -20,10 +20,9 @@ fn dot(a: impl Fn(usize) -> f32, length: usize) -> f32 {
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` for each row of `weight.len()` values.
-pub(super) fn forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+pub(super) fn forward([x, weight]: [&[f32]; 2], eps: f32, out: &mut [f32]) {
     let width = weight.len();
     let arch = Arch::new();
-    let mut out = vec![0.0; x.len()];
     out.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).for_each(|(out, x)| {
         for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
             arch.dispatch(
@@ -37,7 +36,6 @@ pub(super) fn forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
             );
         }
     });
-    out
 }
 
 #[inline(always)]
@@ -47,10 +45,9 @@ fn scale(x: &[f32], eps: f32) -> f32 {
 
 /// The gradient of the input: with `r` the factor of a row,
 /// `r (g w) - x r^3 mean(g w x)`.
-pub(super) fn backward(x: &[f32], weight: &[f32], grad: &[f32], eps: f32) -> Vec<f32> {
+pub(super) fn backward([x, weight, grad]: [&[f32]; 3], eps: f32, out: &mut [f32]) {
     let width = weight.len();
     let arch = Arch::new();
-    let mut out = vec![0.0; x.len()];
     let inputs = x.par_chunks(ROWS * width).zip(grad.par_chunks(ROWS * width));
     out.par_chunks_mut(ROWS * width).zip(inputs).for_each(|(out, (x, grad))| {
         let rows = x.chunks_exact(width).zip(grad.chunks_exact(width));
@@ -68,5 +65,4 @@ pub(super) fn backward(x: &[f32], weight: &[f32], grad: &[f32], eps: f32) -> Vec
             );
         }
     });
-    out
 }

@@ -9,8 +9,8 @@ use burn_flex::FlexTensor;
 use half::{bf16, f16};
 
 use super::{
-    CachedRows, Copied, Segments, Turn, Update, attention, cached_attention, cached_portable, linear, norm,
-    portable, rotate, softmax, swiglu,
+    CachedRows, Copied, Segments, Turn, Update, attention, cached_attention, cached_portable, linear,
+    matmul::zeros, norm, portable, rotate, softmax, swiglu,
 };
 
 /// Shapes are those of the functions of the same names in the parent module.
@@ -117,21 +117,19 @@ fn cast(tensor: FlexTensor, dtype: DType) -> FlexTensor {
     }
 }
 
-/// Runs a kernel over the values of dense tensors. Kernels compute in f32; the results are in the
+/// Runs a kernel over the values of dense tensors, and of results that it writes every value of. Kernels compute in f32; the results are in the
 /// first tensor's format.
 fn on_values<const N: usize, const M: usize>(
     tensors: [FlexTensor; N],
     shapes: [[usize; 2]; M],
-    kernel: impl FnOnce([&[f32]; N]) -> [Vec<f32>; M],
+    kernel: impl FnOnce([&[f32]; N], [&mut [f32]; M]),
 ) -> [FlexTensor; M] {
     let dtype = tensors[0].dtype();
     let dense = tensors.map(|tensor| cast(tensor.to_contiguous(), DType::F32));
     let values = dense.each_ref().map(|tensor| tensor.as_slice::<f32>().expect("a dense tensor of f32"));
-    let mut shapes = shapes.into_iter();
-    kernel(values).map(|values| {
-        let shape = shapes.next().expect("as many shapes as results");
-        cast(FlexTensor::from_data(TensorData::new(values, shape)), dtype)
-    })
+    let mut results = shapes.map(|shape| (zeros(shape[0] * shape[1]), shape));
+    kernel(values, results.each_mut().map(|(values, _)| values.as_mut_slice()));
+    results.map(|(values, shape)| cast(FlexTensor::from_data(TensorData::new(values, shape)), dtype))
 }
 
 fn shape_of(tensor: &FlexTensor) -> [usize; 2] {
@@ -145,57 +143,57 @@ fn sizes(tokens: usize, weight: &FlexTensor, rank: usize) -> linear::Sizes {
 }
 
 /// `x W^T`, each token by itself. A weight in half precision is read as it is.
-fn alone(sizes: linear::Sizes, x: &[f32], weight: FlexTensor) -> Vec<f32> {
+fn alone(sizes: linear::Sizes, x: &[f32], weight: FlexTensor, y: &mut [f32]) {
     const DENSE: &str = "a dense tensor of this format";
     let weight = weight.to_contiguous();
     match weight.dtype() {
-        DType::BF16 => linear::alone(sizes, x, weight.as_slice::<bf16>().expect(DENSE)),
-        DType::F16 => linear::alone(sizes, x, weight.as_slice::<f16>().expect(DENSE)),
-        _ => linear::alone(sizes, x, weight.as_slice::<f32>().expect(DENSE)),
+        DType::BF16 => linear::alone(sizes, x, weight.as_slice::<bf16>().expect(DENSE), y),
+        DType::F16 => linear::alone(sizes, x, weight.as_slice::<f16>().expect(DENSE), y),
+        _ => linear::alone(sizes, x, weight.as_slice::<f32>().expect(DENSE), y),
     }
 }
 
 impl Passes for Flex {
     fn attention_forward(inputs: [FlexTensor; 3], rows: &Segments) -> FlexTensor {
         let shape = shape_of(&inputs[0]);
-        let [out] = on_values(inputs, [shape], |[q, k, v]| [attention::forward(rows, q, k, v)]);
+        let [out] = on_values(inputs, [shape], |inputs, [out]| attention::forward(rows, inputs, out));
         out
     }
 
     fn attention_backward(inputs: [FlexTensor; 3], grad: FlexTensor, rows: &Segments) -> [FlexTensor; 3] {
         let shapes = inputs.each_ref().map(shape_of);
         let [q, k, v] = inputs;
-        on_values([q, k, v, grad], shapes, |[q, k, v, grad]| attention::backward(rows, [q, k, v], grad))
+        on_values([q, k, v, grad], shapes, |inputs, grads| attention::backward(rows, inputs, grads))
     }
 
     fn swiglu_forward(inputs: [FlexTensor; 2]) -> FlexTensor {
         let shape = shape_of(&inputs[0]);
-        let [out] = on_values(inputs, [shape], |[gate, up]| [swiglu::forward(gate, up)]);
+        let [out] = on_values(inputs, [shape], |inputs, [out]| swiglu::forward(inputs, out));
         out
     }
 
     fn swiglu_backward([gate, up]: [FlexTensor; 2], grad: FlexTensor) -> [FlexTensor; 2] {
         let shapes = [shape_of(&gate), shape_of(&up)];
-        on_values([gate, up, grad], shapes, |[gate, up, grad]| swiglu::backward(gate, up, grad))
+        on_values([gate, up, grad], shapes, swiglu::backward)
     }
 
     fn linear_forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let sizes = sizes(shape_of(&x)[0], &weight, 0);
-        let [y] =
-            on_values([x, weight], [[sizes.tokens, sizes.out]], |[x, w]| [linear::forward(sizes, x, w)]);
+        let kernel = |inputs: [&[f32]; 2], [y]: [&mut [f32]; 1]| linear::forward(sizes, inputs, y);
+        let [y] = on_values([x, weight], [[sizes.tokens, sizes.out]], kernel);
         y
     }
 
     fn linear_alone(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let sizes = sizes(shape_of(&x)[0], &weight, 0);
-        let [y] = on_values([x], [[sizes.tokens, sizes.out]], |[x]| [alone(sizes, x, weight)]);
+        let [y] = on_values([x], [[sizes.tokens, sizes.out]], |[x], [y]| alone(sizes, x, weight, y));
         y
     }
 
     fn linear_backward(weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
         let sizes = sizes(shape_of(&grad)[0], &weight, 0);
-        let shape = [sizes.tokens, sizes.into];
-        let [x_grad] = on_values([grad, weight], [shape], |[grad, w]| [linear::backward(sizes, grad, w)]);
+        let kernel = |inputs: [&[f32]; 2], [x_grad]: [&mut [f32]; 1]| linear::backward(sizes, inputs, x_grad);
+        let [x_grad] = on_values([grad, weight], [[sizes.tokens, sizes.into]], kernel);
         x_grad
     }
 
@@ -206,7 +204,7 @@ impl Passes for Flex {
         }
         let sizes = sizes(shape_of(x)[0], weight, shape_of(a)[0]);
         let shapes = [[sizes.tokens, sizes.out], [sizes.tokens, sizes.rank]];
-        on_values(inputs, shapes, |values| linear::forward_adapted(sizes, update, values))
+        on_values(inputs, shapes, |inputs, out| linear::forward_adapted(sizes, update, inputs, out))
     }
 
     fn adapted_alone(inputs: [FlexTensor; 4], update: &Update) -> FlexTensor {
@@ -217,8 +215,9 @@ impl Passes for Flex {
         }
         let sizes = sizes(shape_of(x)[0], weight, shape_of(a)[0]);
         let [x, weight, a, b] = inputs;
-        let kernel = |[x, a, b]: [&[f32]; 3]| {
-            [linear::adapt_alone(sizes, update.scale, alone(sizes, x, weight), [x, a, b])]
+        let kernel = |inputs: [&[f32]; 3], [y]: [&mut [f32]; 1]| {
+            alone(sizes, inputs[0], weight, y);
+            linear::adapt_alone(sizes, update.scale, inputs, y);
         };
         let [y] = on_values([x, a, b], [[sizes.tokens, sizes.out]], kernel);
         y
@@ -231,32 +230,32 @@ impl Passes for Flex {
         }
         let sizes = sizes(shape_of(grad)[0], weight, shape_of(a)[0]);
         let shapes = [x, a, b].map(shape_of);
-        on_values(inputs, shapes, |values| linear::backward_adapted(sizes, update, values))
+        on_values(inputs, shapes, |inputs, grads| linear::backward_adapted(sizes, update, inputs, grads))
     }
 
     fn rms_norm_forward(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
         let shape = shape_of(&x);
-        let [out] = on_values([x, weight], [shape], |[x, weight]| [norm::forward(x, weight, eps)]);
+        let [out] = on_values([x, weight], [shape], |inputs, [out]| norm::forward(inputs, eps, out));
         out
     }
 
     fn rms_norm_backward(x: FlexTensor, weight: FlexTensor, grad: FlexTensor, eps: f32) -> FlexTensor {
         let shape = shape_of(&x);
-        let kernel = |[x, weight, grad]: [&[f32]; 3]| [norm::backward(x, weight, grad, eps)];
-        let [out] = on_values([x, weight, grad], [shape], kernel);
+        let [out] = on_values([x, weight, grad], [shape], |inputs, [out]| norm::backward(inputs, eps, out));
         out
     }
 
     fn turned(x: FlexTensor, [cos, sin]: [FlexTensor; 2], turn: Turn) -> FlexTensor {
         let (shape, [_, half]) = (shape_of(&x), shape_of(&cos));
-        let kernel = |[x, cos, sin]: [&[f32]; 3]| [rotate::rotate(x, cos, sin, half, turn)];
-        let [out] = on_values([x, cos, sin], [shape], kernel);
+        let [out] =
+            on_values([x, cos, sin], [shape], |inputs, [out]| rotate::rotate(inputs, half, turn, out));
         out
     }
 
     fn log_probabilities(logits: FlexTensor) -> FlexTensor {
         let shape = shape_of(&logits);
-        let [out] = on_values([logits], [shape], |[logits]| [softmax::log_softmax(logits, shape[1])]);
+        let [out] =
+            on_values([logits], [shape], |[logits], [out]| softmax::log_softmax(logits, shape[1], out));
         out
     }
 
@@ -276,14 +275,17 @@ impl Passes for Flex {
 
     fn attended(queries: FlexTensor, [keys, values]: [FlexTensor; 2], rows: &CachedRows) -> FlexTensor {
         let (shape, capacity) = (shape_of(&queries), keys.layout().shape()[2]);
-        let kernel = |[q, k, v]: [&[f32]; 3]| [cached_attention::forward(rows, capacity, q, k, v)];
+        let kernel = |inputs: [&[f32]; 3], [out]: [&mut [f32]; 1]| {
+            cached_attention::forward(rows, capacity, inputs, out);
+        };
         let [out] = on_values([queries, keys, values], [shape], kernel);
         out
     }
 
     fn probability_error(log_p: FlexTensor, targets: &[usize], denominator: f32) -> FlexTensor {
         let shape = shape_of(&log_p);
-        let [out] = on_values([log_p], [shape], |[log_p]| [softmax::error(log_p, targets, denominator)]);
+        let [out] =
+            on_values([log_p], [shape], |[log_p], [out]| softmax::error(log_p, targets, denominator, out));
         out
     }
 }

@@ -12,10 +12,9 @@ const ROWS: usize = 16;
 /// # Shapes
 /// `x` is `[tokens, heads * 2 * half]`; `cos` and `sin` are `[tokens, half]`. Pairs are the two
 /// halves of a head, or neighbours.
-pub(super) fn rotate(x: &[f32], cos: &[f32], sin: &[f32], half: usize, turn: Turn) -> Vec<f32> {
+pub(super) fn rotate([x, cos, sin]: [&[f32]; 3], half: usize, turn: Turn, out: &mut [f32]) {
     let tokens = cos.len() / half.max(1);
     let width = x.len() / tokens.max(1);
-    let mut out = vec![0.0; x.len()];
     let angles = cos.par_chunks(ROWS * half).zip(sin.par_chunks(ROWS * half));
     out.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).zip(angles).for_each(
         |((out, x), (cos, sin))| {
@@ -34,5 +33,4 @@ pub(super) fn rotate(x: &[f32], cos: &[f32], sin: &[f32], half: usize, turn: Tur
             }
         },
     );
-    out
 }

@@ -73,10 +73,9 @@ impl Weight for f16 {
 ///
 /// # Shapes
 /// `x` is `[tokens, into]`, `weight` `[out, into]`, the result `[tokens, out]`.
-pub(super) fn product<W: Weight>(x: &[f32], weight: &[W], [tokens, into, out]: [usize; 3]) -> Vec<f32> {
-    let mut y = vec![0.0; tokens * out];
+pub(super) fn product<W: Weight>(x: &[f32], weight: &[W], [tokens, into, out]: [usize; 3], y: &mut [f32]) {
     if tokens * into * out == 0 {
-        return y;
+        return y.fill(0.0);
     }
     let arch = Arch::new();
     let panels = panels(x, tokens, into, arch.dispatch(Lanes));
@@ -92,7 +91,6 @@ pub(super) fn product<W: Weight>(x: &[f32], weight: &[W], [tokens, into, out]: [
     parts.into_par_iter().zip(weight.par_chunks(share * into)).for_each(|(out, weight)| {
         arch.dispatch(Share { panels: &panels, weight, into, out });
     });
-    y
 }
 
 /// How many tokens an instruction works on.
@@ -273,6 +271,12 @@ mod tests {
     fn values(seed: u64, count: usize) -> Vec<f32> {
         let mut random = crate::rng::stream(seed, "skinny", &[]);
         (0..count).map(|_| random.unit_f32() - 0.5).collect()
+    }
+
+    fn product<W: Weight>(x: &[f32], weight: &[W], shape: [usize; 3]) -> Vec<f32> {
+        let mut y = vec![f32::NAN; shape[0] * shape[2]];
+        super::product(x, weight, shape, &mut y);
+        y
     }
 
     #[test]

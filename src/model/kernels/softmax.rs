@@ -6,9 +6,8 @@ use rayon::prelude::*;
 use super::exp::exp;
 
 /// `x - log(sum(exp(x)))` for each row of `width` values.
-pub(super) fn log_softmax(x: &[f32], width: usize) -> Vec<f32> {
+pub(super) fn log_softmax(x: &[f32], width: usize, out: &mut [f32]) {
     let arch = Arch::new();
-    let mut out = vec![0.0; x.len()];
     out.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(out, x)| {
         arch.dispatch(
             #[inline(always)]
@@ -37,15 +36,13 @@ pub(super) fn log_softmax(x: &[f32], width: usize) -> Vec<f32> {
             },
         );
     });
-    out
 }
 
 /// The gradient of the mean negative logarithm: `(exp(log_p) - 1 at the target) / denominator`.
-pub(super) fn error(log_p: &[f32], targets: &[usize], denominator: f32) -> Vec<f32> {
+pub(super) fn error(log_p: &[f32], targets: &[usize], denominator: f32, out: &mut [f32]) {
     let width = log_p.len() / targets.len().max(1);
     let arch = Arch::new();
     let factor = 1.0 / denominator;
-    let mut out = vec![0.0; log_p.len()];
     out.par_chunks_mut(width).zip(log_p.par_chunks(width)).zip(targets).for_each(|((out, log_p), target)| {
         arch.dispatch(
             #[inline(always)]
@@ -57,5 +54,4 @@ pub(super) fn error(log_p: &[f32], targets: &[usize], denominator: f32) -> Vec<f
         );
         out[*target] -= factor;
     });
-    out
 }

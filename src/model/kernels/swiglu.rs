@@ -14,9 +14,8 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 /// `gate * sigmoid(gate) * up`.
-pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
+pub(super) fn forward([gate, up]: [&[f32]; 2], out: &mut [f32]) {
     let arch = Arch::new();
-    let mut out = vec![0.0; gate.len()];
     let chunks = out.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)));
     chunks.for_each(|(out, (gate, up))| {
         arch.dispatch(
@@ -28,13 +27,11 @@ pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
             },
         );
     });
-    out
 }
 
 /// Gradients of the gate and of up.
-pub(super) fn backward(gate: &[f32], up: &[f32], grad: &[f32]) -> [Vec<f32>; 2] {
+pub(super) fn backward([gate, up, grad]: [&[f32]; 3], [gate_grad, up_grad]: [&mut [f32]; 2]) {
     let arch = Arch::new();
-    let (mut gate_grad, mut up_grad) = (vec![0.0; gate.len()], vec![0.0; gate.len()]);
     let outputs = gate_grad.par_chunks_mut(CHUNK).zip(up_grad.par_chunks_mut(CHUNK));
     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(grad.par_chunks(CHUNK));
     outputs.zip(inputs).for_each(|((gate_grad, up_grad), ((gate, up), grad))| {
@@ -52,5 +49,4 @@ pub(super) fn backward(gate: &[f32], up: &[f32], grad: &[f32]) -> [Vec<f32>; 2] 
             },
         );
     });
-    [gate_grad, up_grad]
 }

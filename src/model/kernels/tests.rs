@@ -15,6 +15,12 @@ use crate::device;
 
 type Values = Vec<f32>;
 
+#[cfg(feature = "libtorch")]
+thread_local! {
+    /// Whether this thread leaves to LibTorch what our kernels could do on its tensors, as it is on a GPU.
+    pub(super) static LEFT_TO_LIBTORCH: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 fn values(seed: u64, count: usize) -> Values {
     let mut random = crate::rng::stream(seed, "kernels", &[]);
     (0..count).map(|_| random.unit_f32() * 4.0 - 2.0).collect()
@@ -62,10 +68,20 @@ fn agree<const N: usize>(
     let mut found = None;
     for name in device::present() {
         let device = device::resolve(name).unwrap().autodiff();
-        let (ours, plain) = (passes(&device, shapes, &ours), passes(&device, shapes, &plain));
-        close(&format!("{what} on {name}"), &ours.0, &plain.0);
-        for (input, (ours, plain)) in ours.1.iter().zip(&plain.1).enumerate() {
-            close(&format!("{what} on {name}, gradient of input {input}"), ours, plain);
+        let plain = passes(&device, shapes, &plain);
+        let check = |name: &str| {
+            let ours = passes(&device, shapes, &ours);
+            close(&format!("{what} on {name}"), &ours.0, &plain.0);
+            for (input, (ours, plain)) in ours.1.iter().zip(&plain.1).enumerate() {
+                close(&format!("{what} on {name}, gradient of input {input}"), ours, plain);
+            }
+        };
+        check(&name.to_string());
+        #[cfg(feature = "libtorch")]
+        if name == crate::params::DeviceName::LibTorch {
+            LEFT_TO_LIBTORCH.set(true);
+            check("libtorch's own operations");
+            LEFT_TO_LIBTORCH.set(false);
         }
         found = Some(plain);
     }

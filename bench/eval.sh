@@ -32,9 +32,11 @@ unit = "items_per_s" if ours[0]["scores"] else "tokens_per_s"
 a, b = median(ours, unit), median(peer, unit)
 print(f"{work}: {unit} ours {a:.1f}, peer {b:.1f}, ratio {a / b:.2f} (medians of {len(ours)}; "
       f"ours {[round(run[unit]) for run in ours]}, peer {[round(run[unit]) for run in peer]})")
+least = median(ours, "least_seconds")
+print(f"  {median(ours, 'seconds'):.2f} s; at the machine's limits ({median(ours, 'matrix_peak_gflop_per_s'):.0f} GFLOP/s, "
+      f"{median(ours, 'gb_per_s'):.1f} GB/s) {least:.2f} s: {least / median(ours, 'seconds'):.2f} of the limit reached, "
+      f"which is {median(peer, 'seconds') / least:.2f} times the peer")
 if ours[0]["new_tokens"]:
-    print(f"  of the memory bandwidth {median(ours, 'fraction_of_bandwidth'):.2f} (of {median(ours, 'gb_per_s'):.1f} GB/s), "
-          f"of the matrix-product peak {median(ours, 'fraction_of_peak'):.2f}")
     same = sum(a == b for a, b in zip(ours[0]["tokens"], peer[0]["tokens"]))
     print(f"  {same} of {len(ours[0]['tokens'])} continuations are the same")
 else:

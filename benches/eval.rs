@@ -5,6 +5,8 @@
 
 #[path = "measure/matrix_peak.rs"]
 mod matrix_peak;
+#[path = "measure/weights.rs"]
+mod weights;
 
 use std::{
     collections::HashMap,
@@ -14,8 +16,8 @@ use std::{
 
 use evergraft::{
     device,
-    eval::{Choices, GenerateOptions, Score, generate, log_likelihoods},
-    model::{BaseFolder, Decoder},
+    eval::{Choices, GenerateOptions, Score, generate, log_likelihoods, shared_prefix},
+    model::{BaseFolder, Decoder, ModelConfig},
     params::{DeviceName, Dtype},
 };
 use matrix_peak::matrix_peak;
@@ -88,29 +90,70 @@ fn main() -> anyhow::Result<()> {
     let seconds = start.elapsed().as_secs_f64();
 
     let new: usize = tokens.iter().map(Vec::len).sum();
-    let weights: usize = base
-        .weights
-        .names()
-        .iter()
-        .filter_map(|name| base.weights.shape(name))
-        .map(|shape| shape.iter().product::<usize>())
-        .sum();
     let (bandwidth, peak) = (bandwidth(), matrix_peak(&device, model.head().dtype()));
-    // Each step reads every weight once and makes two operations a weight and sequence.
-    let steps = new as f64 / work.batch_size as f64;
+    let machine = Machine { bandwidth, peak, weight_bytes: dtype.bytes() as f64 };
+    let least = machine.to_generate(&base.config, &model, &work.prompts, new, work.batch_size)
+        + machine.to_score(&base.config, &model, &items);
     println!(
         "{}",
         json!({
             "device": device_name, "dtype": dtype, "seconds": seconds, "new_tokens": new,
             "tokens_per_s": new as f64 / seconds, "items_per_s": items.len() as f64 / seconds,
-            "gb_per_s": bandwidth / 1e9, "matrix_peak_gflop_per_s": peak / 1e9,
-            "fraction_of_bandwidth": steps * (weights * dtype.bytes()) as f64 / seconds / bandwidth,
-            "fraction_of_peak": 2.0 * (weights * new) as f64 / seconds / peak,
+            "gb_per_s": bandwidth / 1e9, "matrix_peak_gflop_per_s": peak / 1e9, "least_seconds": least,
             "tokens": tokens,
             "scores": scores.iter().map(|scores| scores.iter().map(|score| json!([score.log_likelihood, score.is_greedy])).collect()).collect::<Vec<Value>>(),
         })
     );
     Ok(())
+}
+
+/// What the machine reaches at its best.
+struct Machine {
+    /// Bytes a second that all cores read from memory.
+    bandwidth: f64,
+    /// Operations a second of a large matrix product.
+    peak: f64,
+    weight_bytes: f64,
+}
+
+impl Machine {
+    /// The least seconds in which prompts can be continued: two operations for each weight that a token
+    /// meets, what all prompts begin with once, and every weight read once for each token that a batch grows
+    /// by. Attention is left out.
+    fn to_generate(
+        &self,
+        config: &ModelConfig,
+        model: &Decoder,
+        prompts: &[Vec<u32>],
+        new: usize,
+        batch_size: usize,
+    ) -> f64 {
+        let (layers, head) = weights::weights(config);
+        let read = distinct(model, prompts.iter().map(Vec::as_slice));
+        // A prompt's last token predicts the first new one.
+        let (first, grown) = (prompts.len() as f64, new.saturating_sub(prompts.len()) as f64);
+        let passes = (grown / batch_size as f64).ceil();
+        let prompts = 2.0 * (layers * read + head * first) / self.peak;
+        let products = 2.0 * (layers + head) * grown / self.peak;
+        prompts + products.max(passes * (layers + head) * self.weight_bytes / self.bandwidth)
+    }
+
+    /// The least seconds in which items can be scored: each context read once, and of each continuation all
+    /// but the last token.
+    fn to_score(&self, config: &ModelConfig, model: &Decoder, items: &[Choices]) -> f64 {
+        let (layers, head) = weights::weights(config);
+        let contexts = distinct(model, items.iter().map(|item| item.context.as_slice()));
+        let later: usize = items.iter().flat_map(|item| &item.continuations).map(|one| one.len() - 1).sum();
+        let predicted = (items.len() + later) as f64;
+        2.0 * (layers * (contexts + later as f64) + head * predicted) / self.peak
+    }
+}
+
+/// The tokens of all sequences, with those that all begin with counted once.
+fn distinct<'s>(model: &Decoder, sequences: impl Iterator<Item = &'s [u32]> + Clone) -> f64 {
+    let prefix = shared_prefix(model, sequences.clone());
+    let own: usize = sequences.map(|sequence| sequence.len() - prefix).sum();
+    (own + prefix) as f64
 }
 
 fn one() -> usize {
@@ -121,7 +164,6 @@ fn new_tokens(max_new_tokens: usize) -> GenerateOptions<'static> {
     GenerateOptions { max_new_tokens, ..Default::default() }
 }
 
-/// Bytes a second that all cores read from memory.
 fn bandwidth() -> f64 {
     let block = vec![1.0_f32; 1 << 27];
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

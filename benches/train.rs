@@ -8,13 +8,15 @@
 mod matrix_peak;
 #[path = "measure/memory.rs"]
 mod memory;
+#[path = "measure/weights.rs"]
+mod weights;
 
 use std::{collections::HashMap, path::Path, time::Instant};
 
 use evergraft::{
     data::TokenSet,
     device,
-    model::{BaseFolder, Decoder, ModelConfig, parameter_count},
+    model::{BaseFolder, Decoder, ModelConfig},
     params::{DeviceName, Dtype, OptimizerParams, TransPeftParams},
     peft::Adapter,
     train::{Order, Subject, Trainer, Update},
@@ -89,6 +91,7 @@ fn main() -> anyhow::Result<()> {
         seed: 42,
         checkpoints: None,
     };
+    let startup = start.elapsed();
     let mut updates: Vec<(Update, Instant)> = Vec::new();
     trainer.run(&mut model, &mut |update: &Update| {
         updates.push((update.clone(), Instant::now()));
@@ -110,7 +113,7 @@ fn main() -> anyhow::Result<()> {
         "{}",
         json!({
             "device": device_name, "dtype": dtype, "steps": steps, "seconds": seconds, "loss": last.loss,
-            "first_step_s": (*warm - start).as_secs_f64(),
+            "startup_s": startup.as_secs_f64(), "first_step_s": (*warm - start).as_secs_f64(),
             "real_tokens_per_s": real as f64 / seconds, "label_tokens_per_s": labels as f64 / seconds,
             "peak_rss_mib": peak_mib(),
             "gflop_per_s": flop / seconds / 1e9, "matrix_peak_gflop_per_s": peak / 1e9,
@@ -124,8 +127,7 @@ fn main() -> anyhow::Result<()> {
 /// once more for the gradient of the input (the base is frozen); the head for label tokens alone, FFNs
 /// where they are kept. Attention and the adapter are left out.
 fn operations(config: &ModelConfig, tokens: f64, labels: f64, kept: f64) -> f64 {
-    let head = (config.vocab_size * config.hidden_size) as f64;
-    let layers = parameter_count(config) as f64 - head * if config.tie_word_embeddings { 1.0 } else { 2.0 };
+    let (layers, head) = weights::weights(config);
     let ffns = (3 * config.num_hidden_layers * config.hidden_size * config.intermediate_size) as f64;
     4.0 * ((layers - ffns * (1.0 - kept)) * tokens + head * labels)
 }

@@ -18,7 +18,10 @@ use evergraft::{
 };
 use serde_json::json;
 
-use crate::hub_server::{COMMIT, Hub, Reply, Request, git_blob, ranged, sha256};
+use crate::{
+    hub_server::{COMMIT, Hub, Reply, Request, git_blob, ranged, sha256},
+    messages::known,
+};
 
 const TOKEN: &str = "hf_verysecret";
 
@@ -59,7 +62,7 @@ impl Place {
     fn model(&self, settings: &Settings, text: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
         let address = address(text);
         let fetched = self.work(|work| hub::fetch_model(settings, &address, ModelPart::Whole, work));
-        fetched.map(|model| content(&model.path)).map_err(|error| format!("{error:#}"))
+        fetched.map(|model| content(&model.path)).map_err(|error| known(&error))
     }
 
     fn rows(
@@ -77,7 +80,7 @@ impl Place {
             let parts: Vec<_> = path.strip_prefix(root).unwrap().iter().skip(3).collect();
             parts.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
         };
-        fetched.map(|paths| paths.into_iter().map(name).collect()).map_err(|error| format!("{error:#}"))
+        fetched.map(|paths| paths.into_iter().map(name).collect()).map_err(|error| known(&error))
     }
 
     /// Every file and link below the cache, without its links' targets.

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     hub_server::{COMMIT, Hub, NEWER, Reply, ranged, sha256},
+    messages,
     processes::kill,
     space::{Ran, Space},
 };
@@ -48,11 +49,17 @@ impl World {
     }
 
     fn run(&self, args: &[&str]) -> Ran {
-        Ran::from(self.command(args).output().unwrap())
+        self.ran(&mut self.command(args), args)
     }
 
     fn offline(&self, args: &[&str]) -> Ran {
-        Ran::from(self.command(args).env("HF_HUB_OFFLINE", "1").output().unwrap())
+        self.ran(self.command(args).env("HF_HUB_OFFLINE", "1"), args)
+    }
+
+    fn ran(&self, command: &mut Command, args: &[&str]) -> Ran {
+        let ran = Ran::from(command.output().unwrap());
+        messages::must_be_known(self.space.path(), args, &ran);
+        ran
     }
 
     fn expect(&self, code: i32, args: &[&str]) -> Ran {

@@ -16,7 +16,7 @@ use evergraft::{
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::devices::on_every_device;
+use crate::{devices::on_every_device, messages::known};
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -317,7 +317,7 @@ fn what_an_adapter_asks_for_is_never_ignored() {
         let mut config: serde_json::Value = serde_json::from_str(&original).unwrap();
         config[field] = value.clone();
         std::fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
-        let error = format!("{:#}", Adapter::load(&mut folder("llama", device), dir.path()).unwrap_err());
+        let error = known(&Adapter::load(&mut folder("llama", device), dir.path()).unwrap_err());
         assert!(error.contains(word), "{field}: {value}: {error}");
     }
     let mut config: serde_json::Value = serde_json::from_str(&original).unwrap();

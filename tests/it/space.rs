@@ -5,6 +5,8 @@ use std::{
     process::{Command, Output},
 };
 
+use crate::messages;
+
 /// A temporary folder with its own cache.
 pub(crate) struct Space {
     dir: tempfile::TempDir,
@@ -51,7 +53,9 @@ impl Space {
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        Ran::from(self.command(args).output().unwrap())
+        let ran = Ran::from(self.command(args).output().unwrap());
+        messages::must_be_known(self.path(), args, &ran);
+        ran
     }
 
     /// Runs, and insists on this exit code.

@@ -10,6 +10,8 @@ use evergraft::model::{ChatTemplate, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::messages::known;
+
 /// Where the expectations lie; another folder can hold more of them.
 pub(crate) fn fixtures() -> PathBuf {
     std::env::var_os("EVERGRAFT_TOKENIZER_FIXTURES").map_or_else(
@@ -145,7 +147,7 @@ fn special_tokens_of_real_configurations() {
 fn an_end_token_must_be_there() {
     let load = |key: &str| {
         let dir = small_folder(&json!({ key: "<not there>" }), &["<eos>"]);
-        Tokenizer::from_dir(dir.path()).map(|_| ()).map_err(|error| error.to_string())
+        Tokenizer::from_dir(dir.path()).map(|_| ()).map_err(|error| known(&error))
     };
     assert_eq!(load("pad_token"), Ok(()));
     let message = load("eos_token").unwrap_err();

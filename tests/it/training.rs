@@ -16,6 +16,7 @@ use evergraft::{
 };
 
 use crate::{
+    messages::known,
     method::{adapter, rows, weights},
     processes::kill,
     space::Space,
@@ -477,7 +478,7 @@ fn a_diverging_run_ends_with_its_cause_and_keeps_its_checkpoint() {
         let Err(error) = case.run(Some(dir.path()), &mut onlooker) else {
             panic!("rate {learning_rate} is fine")
         };
-        let text = format!("{error:#}");
+        let text = known(&error);
         assert!(text.contains("training diverged in step ") && text.contains(cause), "{text}");
         assert!(text.contains("learning rate ") && text.contains("pc 0.3 and pi 0.2"), "{text}");
         assert!(text.contains("the checkpoint of step "), "{text}");

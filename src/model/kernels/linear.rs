@@ -48,15 +48,9 @@ pub(super) fn backward(sizes: Sizes, [grad, weight]: [&[f32]; 2], x_grad: &mut [
     product(x_grad, false, 1.0, grad, weight, Threads::All);
 }
 
-/// `x W^T + scale * (dropout(x) A^T) B^T`, and `dropout(x) A^T` for the backward pass.
-pub(super) fn forward_adapted(
-    sizes: Sizes,
-    update: &Update,
-    [x, weight, a, b]: [&[f32]; 4],
-    [y, low]: [&mut [f32]; 2],
-) {
+/// Adds `scale * (dropout(x) A^T) B^T` to `y`, and gives `dropout(x) A^T` for the backward pass.
+pub(super) fn adapt(sizes: Sizes, update: &Update, [x, a, b]: [&[f32]; 3], [y, low]: [&mut [f32]; 2]) {
     let Sizes { tokens, into, out, rank } = sizes;
-    forward(sizes, [x, weight], y);
     let dropped = dropped(update, x);
     let (dropped, a) = (View::new(&dropped, tokens, into), View::new(a, rank, into));
     product(low, false, 1.0, dropped, a.transposed(), Threads::All);
@@ -64,15 +58,14 @@ pub(super) fn forward_adapted(
     product(y, true, update.scale, View::new(low, tokens, rank), b.transposed(), Threads::All);
 }
 
-/// Gradients of the input, of A and of B.
-pub(super) fn backward_adapted(
+/// Adds the adapter's share to the gradient of the input, and gives those of A and of B.
+pub(super) fn adapt_backward(
     sizes: Sizes,
     update: &Update,
-    [grad, x, low, weight, a, b]: [&[f32]; 6],
+    [grad, x, low, a, b]: [&[f32]; 5],
     [x_grad, a_grad, b_grad]: [&mut [f32]; 3],
 ) {
     let Sizes { tokens, into, out, rank } = sizes;
-    backward(sizes, [grad, weight], x_grad);
     let grad = View::new(grad, tokens, out);
     let mut low_grad = vec![0.0; tokens * rank];
     product(&mut low_grad, false, update.scale, grad, View::new(b, out, rank), Threads::All);

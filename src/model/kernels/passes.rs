@@ -204,7 +204,10 @@ impl Passes for Flex {
         }
         let sizes = sizes(shape_of(x)[0], weight, shape_of(a)[0]);
         let shapes = [[sizes.tokens, sizes.out], [sizes.tokens, sizes.rank]];
-        on_values(inputs, shapes, |inputs, out| linear::forward_adapted(sizes, update, inputs, out))
+        on_values(inputs, shapes, |[x, weight, a, b], [y, low]| {
+            linear::forward(sizes, [x, weight], y);
+            linear::adapt(sizes, update, [x, a, b], [y, low]);
+        })
     }
 
     fn adapted_alone(inputs: [FlexTensor; 4], update: &Update) -> FlexTensor {
@@ -230,7 +233,10 @@ impl Passes for Flex {
         }
         let sizes = sizes(shape_of(grad)[0], weight, shape_of(a)[0]);
         let shapes = [x, a, b].map(shape_of);
-        on_values(inputs, shapes, |inputs, grads| linear::backward_adapted(sizes, update, inputs, grads))
+        on_values(inputs, shapes, |[grad, x, low, weight, a, b], [x_grad, a_grad, b_grad]| {
+            linear::backward(sizes, [grad, weight], x_grad);
+            linear::adapt_backward(sizes, update, [grad, x, low, a, b], [x_grad, a_grad, b_grad]);
+        })
     }
 
     fn rms_norm_forward(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {

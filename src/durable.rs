@@ -1,5 +1,5 @@
-//! Writing that survives a kill or a power cut: temporary file, fsync, rename, fsync of the folder.
-//! And JSON that shows when it did not.
+//! Writing that survives a kill: a temporary file, renamed once it is whole. And a power cut, where fsync
+//! is asked for. And JSON that shows when it did not.
 
 use std::{
     fs::{self, File},
@@ -10,14 +10,27 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use crate::{digest::Digest, fault};
 
-/// Writes a file so that readers see either the old content or the new. Until it is whole it lies in
-/// `unfinished`, a folder of the same file system, where a kill leaves it.
+/// Writes a file so that readers see either the old content or the new, even after a power cut. Until it is
+/// whole it lies in `unfinished`, a folder of the same file system, where a kill leaves it.
 pub(crate) fn write(path: &Path, unfinished: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let folder = path.parent().expect("a file lies in a folder");
-    fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    let file = unfinished_file(path, unfinished, bytes)?;
+    file.as_file().sync_all().with_context(|| format!("cannot write `{}`", path.display()))?;
+    fault::point("file synced");
+    move_to(path, file)?;
+    sync(path.parent().expect("a file lies in a folder"))
+}
+
+/// Writes a file so that readers see either the old content or the new as long as the system runs. Waits for
+/// no disk: after a power cut it may be old, torn or gone.
+pub(crate) fn put(path: &Path, unfinished: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    move_to(path, unfinished_file(path, unfinished, bytes)?)
+}
+
+fn unfinished_file(path: &Path, unfinished: &Path, bytes: &[u8]) -> anyhow::Result<NamedTempFile> {
     let cannot = || format!("cannot write `{}`", path.display());
     let mut file = tempfile::Builder::new()
         .prefix(".new-")
@@ -28,18 +41,23 @@ pub(crate) fn write(path: &Path, unfinished: &Path, bytes: &[u8]) -> anyhow::Res
     fault::point("file made");
     file.write_all(bytes).with_context(cannot)?;
     fault::point("file written");
-    file.as_file().sync_all().with_context(cannot)?;
-    fault::point("file synced");
-    file.persist(path).map_err(|error| error.error).with_context(cannot)?;
-    fault::point("file renamed");
-    sync_dir(folder)
+    Ok(file)
 }
 
-/// Makes a folder's entries durable.
-pub(crate) fn sync_dir(folder: &Path) -> anyhow::Result<()> {
-    File::open(folder)
+fn move_to(path: &Path, file: NamedTempFile) -> anyhow::Result<()> {
+    let folder = path.parent().expect("a file lies in a folder");
+    fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    let moved = file.persist(path).map_err(|error| error.error);
+    moved.with_context(|| format!("cannot write `{}`", path.display()))?;
+    fault::point("file renamed");
+    Ok(())
+}
+
+/// Makes a file's content, or a folder's entries, durable.
+pub(crate) fn sync(path: &Path) -> anyhow::Result<()> {
+    File::open(path)
         .and_then(|file| file.sync_all())
-        .with_context(|| format!("cannot sync `{}`", folder.display()))
+        .with_context(|| format!("cannot sync `{}`", path.display()))
 }
 
 /// Makes everything below a folder durable.
@@ -47,7 +65,7 @@ pub(crate) fn sync_tree(folder: &Path) -> anyhow::Result<()> {
     for entry in walkdir::WalkDir::new(folder).contents_first(true) {
         let entry = entry.with_context(|| format!("cannot read `{}`", folder.display()))?;
         if entry.file_type().is_file() || entry.file_type().is_dir() {
-            sync_dir(entry.path())?;
+            sync(entry.path())?;
             fault::point("entry synced");
         }
     }

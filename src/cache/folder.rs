@@ -212,9 +212,14 @@ impl Cache {
         self.root.join(BUCKET).join(below)
     }
 
-    /// Writes a file of the bucket in one move.
+    /// Writes a file of the bucket in one move that outlives a power cut.
     pub(super) fn write(&self, below: impl AsRef<Path>, bytes: &[u8]) -> anyhow::Result<()> {
         durable::write(&self.own(below), &self.own(TMP), bytes)
+    }
+
+    /// The same, without a wait for the disk: for what shows when it is torn, and may be lost.
+    pub(super) fn put(&self, below: impl AsRef<Path>, bytes: &[u8]) -> anyhow::Result<()> {
+        durable::put(&self.own(below), &self.own(TMP), bytes)
     }
 
     /// Where something of the bucket is read.
@@ -256,6 +261,11 @@ pub(super) fn log(digest: &Digest) -> PathBuf {
 
 pub(super) fn record(digest: &Digest) -> PathBuf {
     sharded("records", digest, "")
+}
+
+/// Another artifact of the same key, after `--force`, leaves what the folders of earlier runs show as it is.
+pub(super) fn result(digest: &Digest, artifact: &Digest) -> PathBuf {
+    sharded("results", digest, &format!("-{}", artifact.short()))
 }
 
 pub(super) fn last(recipe: &str, node: &str) -> PathBuf {

@@ -1,11 +1,11 @@
 //! [`Record`]: what a key led to. Its file is the only commit point of a step.
 
-use std::{fs, path::Path};
+use std::{fs::File, io::Read as _, path::Path};
 
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, durable::read_checked_json, key::StepKey};
+use crate::{digest::Digest, durable::parse_checked_json, key::StepKey};
 
 /// A finished step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,13 +77,15 @@ pub(super) const MAX_BYTES: u64 = 64 << 20;
 impl Record {
     /// Reads a record; `None` when there is none.
     pub(super) fn read(path: &Path, digest: &Digest) -> anyhow::Result<Option<Self>> {
-        let about = match fs::metadata(path) {
-            Ok(about) => about,
+        let cannot = || format!("cannot read `{}`", path.display());
+        let mut bytes = Vec::new();
+        match File::open(path) {
+            Ok(file) => file.take(MAX_BYTES + 1).read_to_end(&mut bytes).with_context(cannot)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+            Err(error) => return Err(error).with_context(cannot),
         };
-        ensure!(about.len() <= MAX_BYTES, "the record is too long");
-        let record: Self = read_checked_json(path)?;
+        ensure!(bytes.len() as u64 <= MAX_BYTES, "the record is too long");
+        let record: Self = parse_checked_json(&bytes)?;
         record.must_be_of(digest)?;
         Ok(Some(record))
     }

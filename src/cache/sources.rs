@@ -85,7 +85,7 @@ impl Cache {
             && let Ok(bytes) = checked_json(&source)
         {
             // Only speed suffers when this fails.
-            let _ = self.write(memory, &bytes);
+            let _ = self.put(memory, &bytes);
         }
         Ok(source)
     }

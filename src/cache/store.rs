@@ -2,13 +2,14 @@
 
 use std::{
     fs::{self, File, Permissions},
-    os::unix::fs::PermissionsExt as _,
+    io::ErrorKind,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, bail};
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 
 use super::{
     Cache, Mode,
@@ -183,11 +184,10 @@ impl Cache {
 
     /// The time of the last use; `prune` goes by it. Another user's record may not allow it.
     pub(crate) fn mark_used(&self, digest: &Digest) {
-        if self.mode.writes()
-            && let Ok(file) = File::open(self.own(folder::record(digest)))
-        {
+        if self.mode.writes() {
             let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-            let _ = futimens(&file, &Timestamps { last_access: now, last_modification: now });
+            let now = Timestamps { last_access: now, last_modification: now };
+            let _ = utimensat(CWD, self.own(folder::record(digest)), &now, AtFlags::empty());
         }
     }
 
@@ -215,7 +215,18 @@ impl Cache {
         Ok(Workspace { dir })
     }
 
-    /// Saves what a step left in its workspace: fsync, rename, then the record.
+    /// Saves what a step left in its workspace: fsync, rename, then the record, then fsync of what names it.
+    ///
+    /// What a power cut may take decides where there is a wait for the disk:
+    ///
+    /// - The files of the artifact are on the disk before a record names them: a look-up goes by their sizes
+    ///   and times, which file systems may keep where they lose the content.
+    /// - The record is renamed to its place first and synced there, together with the folders that hold it
+    ///   and the artifact; a journal then writes all of it at once. In between, a power cut may leave it torn,
+    ///   which its checksum shows, or without its artifact: a miss either way. When this returns, the result
+    ///   stays.
+    /// - Checkpoints go only after that.
+    /// - The log, the links to the result and the node's last key wait for nothing: no look-up goes by them.
     ///
     /// # Errors
     /// When the disk is full or the step left something that is no plain file.
@@ -253,12 +264,49 @@ impl Cache {
         fault::point("artifact placed");
         place_log(&workspace.log(), &self.own(folder::log(&lock.digest)))?;
         fault::point("log written");
+        self.make_result_folder(&lock.digest, &artifact)?;
         let record = about.with(&lock.digest, artifact, files);
-        self.write(folder::record(&lock.digest), &checked_json(&record)?)?;
+        self.put(folder::record(&lock.digest), &checked_json(&record)?)?;
         fault::point("record written");
+        let (file, artifact) =
+            (self.own(folder::record(&lock.digest)), self.own(folder::artifact(&record.artifact)));
+        durable::sync(&file)?;
+        for place in [file, artifact] {
+            durable::sync(place.parent().expect("results lie in folders"))?;
+        }
+        fault::point("record synced");
         self.forget_checkpoints(lock);
         fault::point("checkpoints removed");
         Ok(record)
+    }
+
+    /// A folder with `artifact` and `log.txt`, links to those of a result. None where the cache is only read and
+    /// whoever wrote it made none.
+    pub fn result_folder(&self, record: &Record) -> Option<PathBuf> {
+        let folder = self.find(folder::result(&record.digest, &record.artifact));
+        if fs::symlink_metadata(folder.join("artifact")).is_ok() {
+            return Some(folder);
+        }
+        let made = self.mode.writes().then(|| self.make_result_folder(&record.digest, &record.artifact));
+        made?.ok().map(|()| folder)
+    }
+
+    /// The links are relative: a cache can be moved. That to the artifact comes last, so that it says that all
+    /// is there.
+    fn make_result_folder(&self, digest: &Digest, artifact: &Digest) -> anyhow::Result<()> {
+        let folder = self.own(folder::result(digest, artifact));
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+        fault::point("result folder made");
+        for (name, target) in [("log.txt", folder::log(digest)), ("artifact", folder::artifact(artifact))] {
+            let link = folder.join(name);
+            match symlink(Path::new("../../..").join(target), &link) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                    return Err(error).with_context(|| format!("cannot make `{}`", link.display()));
+                }
+                _ => fault::point("result linked"),
+            }
+        }
+        Ok(())
     }
 
     /// Where a step keeps what it needs to go on after a kill. It outlives the workspace and goes
@@ -280,11 +328,11 @@ impl Cache {
     /// Remembers the key that a node of a recipe has now; `explain` compares with it.
     pub fn remember(&self, recipe: &str, node: &str, key: &StepKey) {
         if self.keeps_notes()
-            && self.last_key(recipe, node).as_ref() != Some(key)
             && let Ok(bytes) = checked_json(key)
+            && fs::read(self.find(folder::last(recipe, node))).ok().as_ref() != Some(&bytes)
         {
             // Only explanations suffer when this fails.
-            let _ = self.write(folder::last(recipe, node), &bytes);
+            let _ = self.put(folder::last(recipe, node), &bytes);
         }
     }
 
@@ -321,7 +369,6 @@ impl Cache {
             match fs::rename(out, &place) {
                 Ok(()) => {
                     fault::point("artifact renamed");
-                    durable::sync_dir(parent)?;
                     return Ok(files);
                 }
                 // Somebody else was faster.
@@ -338,7 +385,7 @@ impl Cache {
     fn move_away(&self, damaged: &Path) -> anyhow::Result<()> {
         let aside = tempfile::tempdir_in(self.own(TMP))?;
         match fs::rename(damaged, aside.path().join("damaged")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(hinted(
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(hinted(
                 format!("cannot move the damaged artifact `{}` away: {error}", damaged.display()),
                 "remove it by hand, or ask its owner to",
             )),
@@ -355,8 +402,6 @@ fn place_log(from: &Path, to: &Path) -> anyhow::Result<()> {
     let cannot = || format!("cannot keep the log `{}`", to.display());
     let folder = to.parent().expect("logs lie in folders");
     fs::create_dir_all(folder).with_context(cannot)?;
-    let log = File::options().create(true).append(true).open(from).with_context(cannot)?;
-    log.sync_all().with_context(cannot)?;
-    fs::rename(from, to).with_context(cannot)?;
-    durable::sync_dir(folder)
+    File::options().create(true).append(true).open(from).with_context(cannot)?;
+    fs::rename(from, to).with_context(cannot)
 }

@@ -1,9 +1,7 @@
 //! Commits of hub sources: asked for before anything runs, and written into the lock file, so that
 //! every later plan and run needs no network for them.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use petgraph::graph::NodeIndex;
+use std::collections::BTreeMap;
 
 use crate::{
     cancel::{Cancel, Cancelled},
@@ -26,7 +24,7 @@ pub fn pin(
     cancel: &Cancel,
     say: &(dyn Fn(&str) + Sync),
 ) -> Result<(), Error> {
-    let wanted = plan.pins_of(&with_ancestors(plan, selection)?, update);
+    let wanted = plan.pins_of(&plan.with_ancestors(plan.select(selection)?), update);
     if wanted.is_empty() {
         return Ok(());
     }
@@ -54,13 +52,6 @@ pub fn pin(
     }
     plan.pin(&lock.commits);
     Ok(())
-}
-
-fn with_ancestors(plan: &Plan, selection: &Selection) -> Result<BTreeSet<NodeIndex>, Error> {
-    let mut nodes = plan.select(selection)?;
-    let before: Vec<NodeIndex> = nodes.iter().flat_map(|node| plan.ancestors(*node)).collect();
-    nodes.extend(before);
-    Ok(nodes)
 }
 
 fn stopped(error: anyhow::Error, cancel: &Cancel) -> Error {

@@ -129,6 +129,13 @@ impl Lineage {
         Self { steps, named }
     }
 
+    /// The inputs without what they come from, which no command asks for: of long chains it is nearly
+    /// all of the plan, and every step would tell it again.
+    pub(super) fn of_command(inputs: &BTreeMap<String, Arc<Input>>) -> Self {
+        let steps: Vec<Ancestor> = inputs.values().map(|input| Ancestor::of(input, Vec::new())).collect();
+        Self { named: (0..steps.len()).collect(), steps }
+    }
+
     /// # Errors
     /// When a place does not exist.
     pub(super) fn restore(self) -> anyhow::Result<BTreeMap<String, Arc<Input>>> {
@@ -144,22 +151,28 @@ impl Lineage {
     }
 }
 
+impl Ancestor {
+    fn of(input: &Input, inputs: Vec<usize>) -> Self {
+        Self {
+            node: input.node.clone(),
+            step: input.step.clone(),
+            kind: input.kind.clone(),
+            cell: input.cell.clone(),
+            params: input.params.clone(),
+            key: input.key.clone(),
+            digest: input.digest.clone(),
+            path: input.path.clone(),
+            inputs,
+        }
+    }
+}
+
 fn place<'i>(input: &'i Input, steps: &mut Vec<Ancestor>, places: &mut HashMap<&'i str, usize>) -> usize {
     if let Some(at) = places.get(input.node.as_str()) {
         return *at;
     }
     let inputs = input.inputs.iter().map(|input| place(input, steps, places)).collect();
-    steps.push(Ancestor {
-        node: input.node.clone(),
-        step: input.step.clone(),
-        kind: input.kind.clone(),
-        cell: input.cell.clone(),
-        params: input.params.clone(),
-        key: input.key.clone(),
-        digest: input.digest.clone(),
-        path: input.path.clone(),
-        inputs,
-    });
+    steps.push(Ancestor::of(input, inputs));
     places.insert(&input.node, steps.len() - 1);
     steps.len() - 1
 }

@@ -260,7 +260,10 @@ impl Runner<'_> {
             tensorboard: self.tensorboard.join(&job.node.id),
             log: log.clone(),
             lock: self.cache.process_lock(lock),
-            inputs: Lineage::of(&job.inputs),
+            inputs: match place(kind) {
+                Place::Shared => Lineage::of_command(&job.inputs),
+                _ => Lineage::of(&job.inputs),
+            },
         };
         let outcome = match place(kind) {
             Place::Here => return self.run_here(job, key, workspace, lock, progress.as_ref()),

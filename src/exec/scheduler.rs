@@ -239,8 +239,7 @@ impl<'a> Dispatcher<'a> {
         folder: RunFolder,
         selected: BTreeSet<NodeIndex>,
     ) -> Self {
-        let mut relevant = selected.clone();
-        relevant.extend(selected.iter().flat_map(|index| plan.ancestors(*index)));
+        let relevant = plan.with_ancestors(selected.iter().copied());
         let order: Vec<_> = plan.order().into_iter().filter(|index| relevant.contains(index)).collect();
         let places = order.iter().enumerate().map(|(place, index)| (*index, place)).collect();
         let missing: HashMap<NodeIndex, usize> =
@@ -475,7 +474,7 @@ impl<'a> Dispatcher<'a> {
 
     /// Nothing that needs a lost step can run.
     fn lose_those_after(&mut self, index: NodeIndex, because: &str) {
-        let after = self.plan.descendants(index);
+        let after = self.plan.with_descendants([index]);
         let places: BTreeSet<usize> =
             after.iter().filter_map(|next| self.places.get(next)).copied().collect();
         for place in places {

@@ -19,7 +19,7 @@ pub(super) struct AxisValue {
     /// How ids show it.
     pub(super) label: String,
     /// Equal for equal values.
-    identity: String,
+    pub(super) identity: Arc<str>,
 }
 
 /// Axis names and values, in the order of the id.
@@ -29,7 +29,7 @@ pub(super) struct Cell(pub(super) Vec<(Arc<str>, Arc<AxisValue>)>);
 impl AxisValue {
     pub(super) fn new(node: Node) -> Self {
         let label = label(&node);
-        let identity = node.to_json().to_string();
+        let identity = node.to_json().to_string().into();
         Self { node, label, identity }
     }
 }

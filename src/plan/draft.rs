@@ -10,6 +10,7 @@ use super::{
     fields,
     links::{Links, Outline},
     settings,
+    states::{State, States},
 };
 use crate::{
     diagnostic::{Diagnostic, enough},
@@ -29,24 +30,11 @@ pub(super) struct Draft {
     pub(super) after: BTreeSet<usize>,
 }
 
-/// One cell of a step after joining.
-struct State {
-    cell: Cell,
-    /// `None` when `when` left it out, or something that it needs.
-    draft: Option<usize>,
-}
-
 /// What became of the steps so far, by their place in the recipe.
-struct States {
-    of: Vec<Vec<State>>,
+struct Made {
+    of: Vec<States>,
     /// Steps whose matrix is wrong; nobody complains about what refers to them.
     broken: Vec<bool>,
-}
-
-impl States {
-    fn agreeing<'s>(&'s self, step: usize, cell: &'s Cell) -> impl Iterator<Item = &'s State> {
-        self.of[step].iter().filter(|state| state.cell.agrees(cell))
-    }
 }
 
 /// All nodes, each after those that it needs.
@@ -57,16 +45,16 @@ pub(super) fn nodes(
     out: &mut Vec<Diagnostic>,
 ) -> Vec<Draft> {
     let mut drafts: Vec<Draft> = Vec::new();
-    let mut states = States {
-        of: outlines.iter().map(|_| Vec::new()).collect(),
+    let mut made = Made {
+        of: outlines.iter().map(|_| States::default()).collect(),
         broken: outlines.iter().map(|outline| outline.own.is_empty()).collect(),
     };
     for &at in order {
         let outline = &outlines[at];
         let mut ids = BTreeMap::new();
         for (own, links) in &outline.own {
-            let Some(cells) = join(builder, outlines, &states, at, own, links, out) else {
-                states.broken[at] = true;
+            let Some(cells) = join(builder, outlines, &made, at, own, links, out) else {
+                made.broken[at] = true;
                 continue;
             };
             if drafts.len() + cells.len() > MAX_NODES {
@@ -82,7 +70,7 @@ pub(super) fn nodes(
                     None
                 } else {
                     let node =
-                        NodeBuilder { builder, states: &states, drafts: &drafts, at, outline, cell: &cell };
+                        NodeBuilder { builder, made: &made, drafts: &drafts, at, outline, cell: &cell };
                     node.draft(links, out)
                 };
                 if let Some(draft) = &draft
@@ -101,7 +89,7 @@ pub(super) fn nodes(
                     drafts.push(draft);
                     drafts.len() - 1
                 });
-                states.of[at].push(State { cell, draft: number });
+                made.of[at].push(State { cell, draft: number });
             }
         }
     }
@@ -113,7 +101,7 @@ pub(super) fn nodes(
 fn join(
     builder: &Builder<'_>,
     outlines: &[Outline<'_>],
-    states: &States,
+    made: &Made,
     at: usize,
     own: &Cell,
     links: &Links,
@@ -121,17 +109,17 @@ fn join(
 ) -> Option<Vec<(Cell, bool)>> {
     let mut joined = vec![(own.clone(), false)];
     for (step, span) in &links.single {
-        if states.broken[*step] {
+        if made.broken[*step] {
             return None;
         }
         let mut next = Vec::new();
         for (cell, left_out) in &joined {
             let before = next.len();
-            for state in states.agreeing(*step, cell) {
+            for state in made.of[*step].agreeing(cell) {
                 next.push((cell.joined(&state.cell), *left_out || state.draft.is_none()));
             }
             if next.len() == before {
-                let shared: Vec<_> = states.of[*step].first().map_or_else(Vec::new, |state| {
+                let shared: Vec<_> = made.of[*step].first().map_or_else(Vec::new, |state| {
                     let shared = cell.0.iter().filter(|(axis, _)| state.cell.get(axis).is_some());
                     shared.map(|(axis, value)| format!("{axis}={}", value.label)).collect()
                 });
@@ -159,7 +147,7 @@ fn join(
 /// Makes one node.
 struct NodeBuilder<'n, 'r> {
     builder: &'n Builder<'r>,
-    states: &'n States,
+    made: &'n Made,
     drafts: &'n [Draft],
     at: usize,
     outline: &'n Outline<'r>,
@@ -218,7 +206,7 @@ impl NodeBuilder<'_, '_> {
             .map_or(0, |node| settings::retries(self.builder.sources, &node, out));
         let mut needs = Vec::new();
         for (other, _) in &links.needs {
-            for draft in self.states.agreeing(*other, self.cell).filter_map(|state| state.draft) {
+            for draft in self.made.of[*other].agreeing(self.cell).filter_map(|state| state.draft) {
                 after.insert(draft);
                 needs.push(self.drafts[draft].node.id.clone());
             }
@@ -286,7 +274,7 @@ impl NodeBuilder<'_, '_> {
             }
             Data::Step(id) => {
                 let Some(at) = self.allowed(&id, path, span, out) else { return Bound::Failed };
-                let mut found = self.states.agreeing(at, self.cell);
+                let mut found = self.made.of[at].agreeing(self.cell);
                 match (found.next().map(|state| state.draft), found.next()) {
                     (Some(None), None) => return Bound::LeftOut,
                     (Some(Some(draft)), None) => return Bound::Value(self.take(draft, span, after)),
@@ -351,7 +339,7 @@ impl NodeBuilder<'_, '_> {
     /// The nodes of a step that a list field takes.
     fn cells_of(&self, id: &str, path: &str, span: Span, out: &mut Vec<Diagnostic>) -> Option<Vec<usize>> {
         let at = self.allowed(id, path, span, out)?;
-        Some(self.states.agreeing(at, self.cell).filter_map(|state| state.draft).collect())
+        Some(self.made.of[at].agreeing(self.cell).filter_map(|state| state.draft).collect())
     }
 
     /// The step's place, when this field may refer to its kind.

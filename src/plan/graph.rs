@@ -96,14 +96,14 @@ impl Plan {
         self.next_to(node, Direction::Outgoing)
     }
 
-    /// What a node needs, directly or not, without itself.
-    pub fn ancestors(&self, node: NodeIndex) -> BTreeSet<NodeIndex> {
-        self.reach(node, Direction::Incoming)
+    /// Nodes with all that they need, directly or not.
+    pub fn with_ancestors(&self, nodes: impl IntoIterator<Item = NodeIndex>) -> BTreeSet<NodeIndex> {
+        self.reach(nodes, Direction::Incoming)
     }
 
-    /// What needs a node, directly or not, without itself.
-    pub fn descendants(&self, node: NodeIndex) -> BTreeSet<NodeIndex> {
-        self.reach(node, Direction::Outgoing)
+    /// Nodes with all that needs them, directly or not.
+    pub fn with_descendants(&self, nodes: impl IntoIterator<Item = NodeIndex>) -> BTreeSet<NodeIndex> {
+        self.reach(nodes, Direction::Outgoing)
     }
 
     fn next_to(&self, node: NodeIndex, direction: Direction) -> Vec<NodeIndex> {
@@ -116,9 +116,10 @@ impl Plan {
         found
     }
 
-    fn reach(&self, node: NodeIndex, direction: Direction) -> BTreeSet<NodeIndex> {
+    /// Every node is visited once, however many lead to it.
+    fn reach(&self, from: impl IntoIterator<Item = NodeIndex>, direction: Direction) -> BTreeSet<NodeIndex> {
         let mut seen = BTreeSet::new();
-        let mut stack = self.next_to(node, direction);
+        let mut stack: Vec<NodeIndex> = from.into_iter().collect();
         while let Some(next) = stack.pop() {
             if seen.insert(next) {
                 stack.extend(self.next_to(next, direction));

@@ -1,7 +1,7 @@
 //! `matrix:` of a step: the product of its axes, without what `exclude` names, and with what `include`
 //! adds.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     build::{Builder, MAX_NODES},
@@ -77,8 +77,9 @@ impl Matrix<'_, '_> {
             }
             let axis: Arc<str> = Arc::from(entry.key.as_str());
             let values: Vec<_> = values.iter().map(|value| Arc::new(AxisValue::new(value.clone()))).collect();
-            for (at, value) in values.iter().enumerate() {
-                if let Some(first) = values[..at].iter().find(|first| first.label == value.label) {
+            let mut labels: HashMap<&str, &AxisValue> = HashMap::with_capacity(values.len());
+            for value in &values {
+                if let Some(first) = labels.insert(&value.label, value) {
                     let line = sources.place(first.node.span);
                     let message = format!("axis `{axis}` has two values called `{}`", value.label);
                     return Err(Box::new(sources.at(value.node.span, message).hint(format!(

@@ -16,6 +16,7 @@ mod mermaid;
 mod pin;
 mod select;
 mod settings;
+mod states;
 mod task_files;
 mod typed;
 

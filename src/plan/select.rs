@@ -31,14 +31,10 @@ impl Plan {
             keep(self.named_all(&selection.only)?);
         }
         if !selection.from.is_empty() {
-            let start = self.named_all(&selection.from)?;
-            keep(
-                start.iter().flat_map(|node| self.descendants(*node)).chain(start.iter().copied()).collect(),
-            );
+            keep(self.with_descendants(self.named_all(&selection.from)?));
         }
         if !selection.until.is_empty() {
-            let end = self.named_all(&selection.until)?;
-            keep(end.iter().flat_map(|node| self.ancestors(*node)).chain(end.iter().copied()).collect());
+            keep(self.with_ancestors(self.named_all(&selection.until)?));
         }
         if chosen.is_empty() {
             return Err(Error::NoMatch(

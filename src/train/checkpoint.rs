@@ -137,7 +137,7 @@ impl Checkpoints {
         }
         fs::rename(new.path(), &place).with_context(|| format!("cannot make `{}`", place.display()))?;
         fault::point("checkpoint renamed");
-        durable::sync_dir(&self.folder)?;
+        durable::sync(&self.folder)?;
         self.newest = state.step;
         let steps = self.steps().unwrap_or_default();
         for old in steps.iter().filter(|step| !self.foreign.contains(step)).skip(self.limit) {

@@ -263,11 +263,6 @@ pub(super) fn record(digest: &Digest) -> PathBuf {
     sharded("records", digest, "")
 }
 
-/// Another artifact of the same key, after `--force`, leaves what the folders of earlier runs show as it is.
-pub(super) fn result(digest: &Digest, artifact: &Digest) -> PathBuf {
-    sharded("results", digest, &format!("-{}", artifact.short()))
-}
-
 pub(super) fn last(recipe: &str, node: &str) -> PathBuf {
     Path::new("last").join(Digest::of_bytes(format!("{recipe}\n{node}").as_bytes()).hex())
 }

@@ -6,7 +6,6 @@
 //! <cache>/steps-v1/records/ab/<key>      what a key led to; a checksum line, then JSON
 //! <cache>/steps-v1/artifacts/ab/<digest>/   the files, named by their content
 //! <cache>/steps-v1/logs/ab/<key>.txt     the log of the run that made it
-//! <cache>/steps-v1/results/ab/<key>-<digest>/   links to both, for the folders of runs to link to
 //! <cache>/steps-v1/last/<node>           the key that a node of a recipe last had, for `explain`
 //! <cache>/steps-v1/sources/<path>      digests of files outside the cache, so that they are read once
 //! <cache>/steps-v1/checkpoints/<key>/   where a killed training goes on; gone once its result is there

@@ -140,7 +140,6 @@ impl Pruning<'_> {
         self.pruned.items.push(PrunedItem { what, path: result.path.clone(), days });
         self.free(&result.path)?;
         self.free(&self.cache.own(folder::log(&result.digest)))?;
-        self.free(&self.cache.own(folder::result(&result.digest, &result.artifact)))?;
         if let Some(left) = uses.get_mut(&result.artifact) {
             *left -= 1;
             if *left == 0 {
@@ -170,15 +169,6 @@ impl Pruning<'_> {
         for path in sharded("logs").collect::<Vec<_>>() {
             if !known.contains(name_of(&path).trim_end_matches(".txt")) {
                 self.remove(&path, "a log without a record")?;
-            }
-        }
-        let known: BTreeSet<PathBuf> = results
-            .iter()
-            .map(|result| self.cache.own(folder::result(&result.digest, &result.artifact)))
-            .collect();
-        for path in sharded("results").collect::<Vec<_>>() {
-            if !known.contains(&path) {
-                self.remove(&path, "links without a record")?;
             }
         }
         for (folder, what) in [(TMP, "left by a killed run"), (DAMAGED, "set aside by `verify --repair`")] {

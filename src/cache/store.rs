@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::ErrorKind,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -226,7 +226,7 @@ impl Cache {
     ///   which its checksum shows, or without its artifact: a miss either way. When this returns, the result
     ///   stays.
     /// - Checkpoints go only after that.
-    /// - The log, the links to the result and the node's last key wait for nothing: no look-up goes by them.
+    /// - The log and the node's last key wait for nothing: no look-up goes by them.
     ///
     /// # Errors
     /// When the disk is full or the step left something that is no plain file.
@@ -264,7 +264,6 @@ impl Cache {
         fault::point("artifact placed");
         place_log(&workspace.log(), &self.own(folder::log(&lock.digest)))?;
         fault::point("log written");
-        self.make_result_folder(&lock.digest, &artifact)?;
         let record = about.with(&lock.digest, artifact, files);
         self.put(folder::record(&lock.digest), &checked_json(&record)?)?;
         fault::point("record written");
@@ -278,35 +277,6 @@ impl Cache {
         self.forget_checkpoints(lock);
         fault::point("checkpoints removed");
         Ok(record)
-    }
-
-    /// A folder with `artifact` and `log.txt`, links to those of a result. None where the cache is only read and
-    /// whoever wrote it made none.
-    pub fn result_folder(&self, record: &Record) -> Option<PathBuf> {
-        let folder = self.find(folder::result(&record.digest, &record.artifact));
-        if fs::symlink_metadata(folder.join("artifact")).is_ok() {
-            return Some(folder);
-        }
-        let made = self.mode.writes().then(|| self.make_result_folder(&record.digest, &record.artifact));
-        made?.ok().map(|()| folder)
-    }
-
-    /// The links are relative: a cache can be moved. That to the artifact comes last, so that it says that all
-    /// is there.
-    fn make_result_folder(&self, digest: &Digest, artifact: &Digest) -> anyhow::Result<()> {
-        let folder = self.own(folder::result(digest, artifact));
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-        fault::point("result folder made");
-        for (name, target) in [("log.txt", folder::log(digest)), ("artifact", folder::artifact(artifact))] {
-            let link = folder.join(name);
-            match symlink(Path::new("../../..").join(target), &link) {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                    return Err(error).with_context(|| format!("cannot make `{}`", link.display()));
-                }
-                _ => fault::point("result linked"),
-            }
-        }
-        Ok(())
     }
 
     /// Where a step keeps what it needs to go on after a kill. It outlives the workspace and goes

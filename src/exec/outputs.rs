@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -61,9 +62,10 @@ impl RunFolder {
     /// Links a step's artifact and its log.
     pub(super) fn link(&self, node: &str, artifact: &Path, log: &Path) {
         let folder = self.step(node);
-        if fs::create_dir_all(&folder).is_ok() {
-            let _ = point(&folder.join("artifact"), artifact);
-            let _ = point(&folder.join("log.txt"), log);
+        // The folder of a run is new, so nothing is in the way. A node's name may hold a `/`.
+        if fs::create_dir(&folder).or_else(|_| fs::create_dir_all(&folder)).is_ok() {
+            let _ = symlink(artifact, folder.join("artifact"));
+            let _ = symlink(log, folder.join("log.txt"));
         }
     }
 
@@ -95,6 +97,6 @@ impl RunFolder {
 fn point(link: &Path, target: &Path) -> std::io::Result<()> {
     let new = link.with_extension(format!("new-{}", std::process::id()));
     let _ = fs::remove_file(&new);
-    std::os::unix::fs::symlink(target, &new)?;
+    symlink(target, &new)?;
     fs::rename(&new, link)
 }

@@ -57,9 +57,14 @@ impl StepParams for CommandParams {
                 );
             }
         }
+        let names_a_variable =
+            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        for name in self.env.keys().filter(|name| !names_a_variable(name)) {
+            let message = format!("`{name}` cannot name an environment variable");
+            problems.push(Problem::new(format!("env.{name}"), message).hint("use letters, digits and `_`"));
+        }
         for (index, name) in self.secrets.iter().enumerate() {
-            let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            if !plain || name.is_empty() {
+            if !names_a_variable(name) {
                 problems.push(
                     Problem::new(
                         format!("secrets.{index}"),

@@ -11,8 +11,11 @@ fn fixture(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name).display().to_string()
 }
 
-fn tiny(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny").join(name).display().to_string()
+/// Copies a model's folder, so that no place in a recipe depends on where this repository lies.
+fn copy(space: &Space, from: &str, to: &str) {
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(from)).unwrap().map(Result::unwrap) {
+        space.write(&format!("{to}/{}", entry.file_name().display()), fs::read(entry.path()).unwrap());
+    }
 }
 
 /// Runs steps that fail, one recipe after the other.
@@ -79,7 +82,9 @@ fn bases_and_what_is_made_of_them() {
     space.write("weightless/config.json", fs::read(format!("{}/config.json", fixture("llama"))).unwrap());
     space.write("words.json", "{}");
     space.write("a.txt", "one\n\ntwo words\n");
-    let (llama, old) = (fixture("llama"), tiny("old"));
+    copy(&space, "tests/fixtures/models/llama", "llama");
+    copy(&space, "recipes/tiny/old", "old");
+    let (llama, old) = ("llama", "old");
     let mut steps: Vec<String> = ["m.bin", "m.txt", "m.pt", "folder", "pickled", "weightless"]
         .map(|name| base(&format!("source: {name}")))
         .into();
@@ -107,10 +112,10 @@ fn bases_and_what_is_made_of_them() {
             base(&format!("source: {source}"))
         )
     };
-    steps.push(whole(&llama, "prompt: document", ""));
-    steps.push(whole(&old, "prompt: plain", ""));
-    steps.push(whole(&old, "prompt: chat", ""));
-    steps.push(whole(&old, "prompt: document, max_seq_length: 1", ""));
+    steps.push(whole(llama, "prompt: document", ""));
+    steps.push(whole(old, "prompt: plain", ""));
+    steps.push(whole(old, "prompt: chat", ""));
+    steps.push(whole(old, "prompt: document, max_seq_length: 1", ""));
     let train = |with: &str| {
         format!(
             "  train: {{ uses: train, with: {{ base: \"${{{{ steps.old }}}}\", tokens: \"${{{{ steps.tokens }}}}\", {with} }} }}\n"
@@ -121,7 +126,7 @@ fn bases_and_what_is_made_of_them() {
         "adapter: { target_modules: [q_proj], layers_to_transform: [99] }",
         "adapter: { target_modules: [] }",
         "adapter: { target_modules: [q_proj], r: 0 }",
-        "adapter: { target_modules: [q_proj] }, validation_split: 0.1",
+        "adapter: { target_modules: [q_proj] }, validation_split: 1.5",
         "adapter: { target_modules: [q_proj] }, dtype: f16",
         "adapter: { target_modules: [q_proj] }, trans_peft: { pi: 1.5 }",
         "adapter: { target_modules: [q_proj] }, device: cuda",
@@ -130,7 +135,7 @@ fn bases_and_what_is_made_of_them() {
         "adapter: { target_modules: [q_proj] }, optimizer: { eval_steps: 5 }",
         "adapter: { peft_type: BOTTLENECK, adapter_size: 0 }",
     ] {
-        steps.push(whole(&old, "prompt: document", &train(with)));
+        steps.push(whole(old, "prompt: document", &train(with)));
     }
     let adapter = "adapter: { target_modules: [q_proj], r: 2 }, optimizer: { max_steps: 1 }";
     for after in [
@@ -144,11 +149,11 @@ fn bases_and_what_is_made_of_them() {
     ] {
         let other = format!("  other: {{ uses: base, with: {{ source: {llama} }} }}\n");
         let other = if after.contains("other") { other } else { String::new() };
-        steps.push(whole(&old, "prompt: document", &format!("{other}{}{after}", train(adapter))));
+        steps.push(whole(old, "prompt: document", &format!("{other}{}{after}", train(adapter))));
     }
     let bottleneck = "adapter: { peft_type: BOTTLENECK, adapter_size: 4 }, optimizer: { max_steps: 1 }";
     let merge = "  one: { uses: merge, with: { adapter: \"${{ steps.train }}\" } }\n";
-    steps.push(whole(&old, "prompt: document", &format!("{}{merge}", train(bottleneck))));
+    steps.push(whole(old, "prompt: document", &format!("{}{merge}", train(bottleneck))));
     for (name, content) in [("imported/a.txt", ""), ("torn/adapter_config.json", "{")] {
         space.write(name, content);
         let folder = name.split('/').next().unwrap();

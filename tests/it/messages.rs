@@ -37,6 +37,7 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\d{8}T\d{9}Z-\d+", "RUN"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME"),
         (r"\b[0-9a-f]{64}\b", "DIGEST"),
+        (r"\b[0-9a-f]{12}-\w{6}/", "WORKSPACE/"),
         (r"127\.0\.0\.1:\d+", "HOST"),
         (r"\b\d+(\.\d+)? (ms|s|min)\b", "SECONDS"),
         // What was measured, or computed in floating point.
@@ -58,10 +59,18 @@ pub(crate) fn must_be_known(space: &Path, args: &[&str], ran: &Ran) {
     if ran.code == 5 || ran.code == 0 && !ran.stderr.contains("warning") {
         return;
     }
-    let mut said = String::new();
+    // Steps at the same time tell in any order.
+    let mut told: Vec<String> = Vec::new();
     for line in ran.stderr.lines().filter(|line| !PROGRESS.is_match(line)) {
-        writeln!(said, "{}", line.trim_end()).unwrap();
+        let line = format!("{}\n", line.trim_end());
+        let begins = ["error: ", "warning: "].iter().any(|word| line.starts_with(word));
+        match told.last_mut().filter(|_| !begins) {
+            Some(last) => last.push_str(&line),
+            None => told.push(line),
+        }
     }
+    told.sort();
+    let said = told.concat();
     let section = format!("=== evergraft {} (exit code {})\n{said}", args.join(" "), ran.code);
     compare(same_each_time(&section.replace(&space.display().to_string(), "DIR")));
 }

@@ -54,19 +54,9 @@ impl RunFolder {
         }
     }
 
-    /// Where a step's log and artifact are found.
-    pub(super) fn step(&self, node: &str) -> PathBuf {
-        self.path.join("steps").join(node)
-    }
-
-    /// Links a step's artifact and its log.
-    pub(super) fn link(&self, node: &str, artifact: &Path, log: &Path) {
-        let folder = self.step(node);
-        // The folder of a run is new, so nothing is in the way. A node's name may hold a `/`.
-        if fs::create_dir(&folder).or_else(|_| fs::create_dir_all(&folder)).is_ok() {
-            let _ = symlink(artifact, folder.join("artifact"));
-            let _ = symlink(log, folder.join("log.txt"));
-        }
+    /// What its steps leave in it.
+    pub(super) fn steps(&self) -> StepFolders {
+        StepFolders(self.path.join("steps"))
     }
 
     /// Copies a report to the top of the run folder, where people look first.
@@ -90,6 +80,26 @@ impl RunFolder {
     pub(super) fn json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(value)? + "\n";
         durable::write(&self.path.join(name), &self.path, text.as_bytes())
+    }
+}
+
+/// Where the artifacts and logs of a run's steps are found.
+#[derive(Debug, Clone)]
+pub(super) struct StepFolders(PathBuf);
+
+impl StepFolders {
+    pub(super) fn of(&self, node: &str) -> PathBuf {
+        self.0.join(node)
+    }
+
+    /// Links a step's artifact and its log.
+    pub(super) fn link(&self, node: &str, artifact: &Path, log: &Path) {
+        let folder = self.of(node);
+        // The folder of a run is new, so nothing is in the way. A node's name may hold a `/`.
+        if fs::create_dir(&folder).or_else(|_| fs::create_dir_all(&folder)).is_ok() {
+            let _ = symlink(artifact, folder.join("artifact"));
+            let _ = symlink(log, folder.join("log.txt"));
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use petgraph::graph::NodeIndex;
 use super::{
     Place,
     keys::{Keys, as_input, not_read, reason},
+    outputs::StepFolders,
     place,
     pool::{Pool, Wish},
     process::{Crash, Process},
@@ -93,6 +94,7 @@ pub(super) struct Runner<'a> {
     pub(super) lock_timeout: Option<Duration>,
     /// Parent of the steps' folders for TensorBoard.
     pub(super) tensorboard: PathBuf,
+    pub(super) steps: StepFolders,
     pub(super) memory: MemoryEstimate,
     pub(super) pool: Pool,
     pub(super) orders: AtomicU64,
@@ -172,6 +174,7 @@ impl Runner<'_> {
         }
         self.cache.remember(&self.plan.recipe_name, &job.node.id, key);
         let input = as_input(job.node, &record, key, self.cache, &job.inputs);
+        self.steps.link(&job.node.id, &input.path, &self.cache.log_path(&record.digest));
         Success { input, record, cached }
     }
 

@@ -137,6 +137,7 @@ pub fn run(
         observer,
         lock_timeout: options.lock_timeout,
         tensorboard: folder.path().join("tensorboard"),
+        steps: folder.steps(),
         memory: options.memory,
         pool: Pool::default(),
         orders: AtomicU64::new(0),
@@ -410,7 +411,6 @@ impl<'a> Dispatcher<'a> {
         let Success { input, record, cached } = success;
         let (step, artifact) = (input.node.clone(), record.artifact.to_string());
         let seconds = record.duration_ms as f64 / 1000.0;
-        self.folder.link(&step, &input.path, &self.cache.log_path(&record.digest));
         if input.kind == "report" {
             self.reports.push((index, Arc::clone(&input)));
         }
@@ -447,7 +447,7 @@ impl<'a> Dispatcher<'a> {
             return;
         }
         let step = self.plan.graph[index].id.clone();
-        let folder = self.folder.step(&step);
+        let folder = self.folder.steps().of(&step);
         let log = folder.join("log.txt");
         if std::fs::create_dir_all(&folder).is_ok() {
             let _ = std::fs::write(&log, &failure.log);

@@ -98,7 +98,7 @@ pub(super) fn run(command: &mut Command, ctx: &StepContext) -> anyhow::Result<Ex
     let mut group = Group::start(command).context("cannot start the shell")?;
     (ctx.on_program)(group.0.id());
     let mut asked: Option<Instant> = None;
-    let mut pause = Duration::from_millis(1);
+    let start = Instant::now();
     loop {
         if let Some(status) = group.0.try_wait()? {
             // What it left running in the background would write into a folder that is about to move
@@ -118,8 +118,9 @@ pub(super) fn run(command: &mut Command, ctx: &StepContext) -> anyhow::Result<Ex
             Some(since) if since.elapsed() > env::stop_grace() => group.signal(Signal::KILL),
             _ => {}
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
+        // A part of its time so far: a short program is not held up, and a long one is rarely looked at.
+        let pause = start.elapsed() / 8;
+        std::thread::sleep(pause.clamp(Duration::from_micros(200), Duration::from_millis(20)));
     }
 }
 

@@ -12,7 +12,7 @@ use evergraft::{
     exec::PastRun,
 };
 
-use crate::space::Space;
+use crate::space::{Ran, Space};
 
 const RECIPE: &str = r#"version: 1
 name: two
@@ -170,7 +170,8 @@ fn a_damaged_run_folder_is_an_error_or_another_text() {
     let whole = space.read("outputs/two/latest/run.json");
     space.write("outputs/two/latest/run.json", &whole[..whole.len() / 2]);
     for verb in [&["diff", "two/latest", "two/latest"][..], &["cache", "keep", "two/latest"]] {
-        let ran = space.run(verb);
+        // What it says depends on how long the times in the file are: no snapshot of it.
+        let ran = Ran::from(space.command(verb).output().unwrap());
         assert!(ran.code != 0 && ran.stderr.contains("run.json"), "{verb:?}: {}", ran.stderr);
     }
     assert_eq!(space.counts(&[]), (0, 2), "the cache does not go by it");

@@ -40,6 +40,9 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b[0-9a-f]{12}-\w{6}/", "WORKSPACE/"),
         (r"127\.0\.0\.1:\d+", "HOST"),
         (r"\b\d+(\.\d+)? (ms|s|min)\b", "SECONDS"),
+        // Files are fetched at the same time.
+        (r"cannot fetch `[^`]*`", "cannot fetch `FILE`"),
+        (r"the server has \d+ bytes", "the server has SOME bytes"),
         // What was measured, or computed in floating point.
         (r"\b\d+\.\d{3,}(e-?\d+)?\b", "NUMBER"),
         (r"\bprocess \d+( on `?[\w.-]+`?)?", "process PID"),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # LoRA training on GSM8K: ours and transformers + PEFT, in turns, and the ratios of their medians.
 #   bench/train.sh MODEL_DIR GSM8K.jsonl [ROUNDS] [key=value ...] [ours='key=value ...' ...]
-# Keys go to both: steps, batch, max_len, r; dtype=f32|bf16. Each `ours` is one of our ways to train, with keys of
+# Keys go to both: steps, batch, max_len, r; dtype=f32|bf16; device=libtorch:cuda:0 puts both on a GPU. Each `ours` is one of our ways to train, with keys of
 # its own: device, pc, pi. By default `device=flex`, and with FEATURES=libtorch `device=libtorch` too.
 # Needs a `python3` with torch, transformers and peft; PYTHON names another one.
 set -euo pipefail

@@ -5,11 +5,7 @@ use std::path::{Path, PathBuf};
 use evergraft::model::{SafetensorsWeights, WeightSource as _};
 use serde_json::Value;
 
-use crate::space::Space;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
-}
+use crate::{parity::fixture, space::Space};
 
 fn space(base: &str, adapter: &Path) -> Space {
     let (base, adapter) = (fixture(base).display().to_string(), adapter.display());

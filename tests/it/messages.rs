@@ -31,9 +31,11 @@ fn blesses() -> bool {
 
 /// What differs from one run to the next.
 static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    let temporary = format!(r"{}/\.tmp\w+", regex::escape(&std::env::temp_dir().display().to_string()));
+    let repository = regex::escape(concat!(env!("CARGO_MANIFEST_DIR"), "/"));
     let rules = [
-        (r"/tmp/\.tmp\w+", "DIR"),
-        (concat!(env!("CARGO_MANIFEST_DIR"), "/"), ""),
+        (temporary.as_str(), "DIR"),
+        (repository.as_str(), ""),
         (r"\d{8}T\d{9}Z-\d+", "RUN"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME"),
         (r"\b[0-9a-f]{64}\b", "DIGEST"),

@@ -119,20 +119,10 @@ fn base_recipe(folder: &str) -> String {
     format!("version: 1\nname: bad\nsteps:\n  old: {{ uses: base, with: {{ source: {folder} }} }}\n")
 }
 
-/// A copy of the tiny old base.
-fn copy_of_old(space: &Space) {
-    for entry in std::fs::read_dir(recipes().join("tiny/old")).unwrap().map(Result::unwrap) {
-        space.write(
-            &format!("base/{}", entry.file_name().to_string_lossy()),
-            std::fs::read(entry.path()).unwrap(),
-        );
-    }
-}
-
 #[test]
 fn damaged_models_are_told_and_leave_nothing() {
     let space = Space::new(&base_recipe("base"));
-    copy_of_old(&space);
+    space.copy("recipes/tiny/old", "base");
     let weights = std::fs::read(space.path().join("base/model.safetensors")).unwrap();
     let mut beyond = weights.clone();
     beyond[..8].copy_from_slice(&u64::MAX.to_le_bytes());
@@ -180,7 +170,7 @@ fn rows_that_were_cut_are_warned_of() {
          tokens: { uses: tokenize, with: { base: \"${{ steps.old }}\", dataset: \"${{ steps.rows }}\", \
          prompt: document, max_seq_length: 4 } }\n",
     );
-    copy_of_old(&space);
+    space.copy("recipes/tiny/old", "base");
     space.write("a.txt", "a\n\none two three four five six\n");
     let ran = space.expect(0, &["run"]);
     assert!(ran.stderr.contains("1 of 2 rows are longer than 4 tokens and were cut"), "{}", ran.stderr);

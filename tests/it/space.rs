@@ -38,6 +38,17 @@ impl Space {
         path
     }
 
+    /// Copies a folder of this repository, so that no place in a recipe depends on where that lies.
+    pub(crate) fn copy(&self, from: &str, to: &str) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(from);
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            self.write(
+                &format!("{to}/{}", entry.file_name().display()),
+                std::fs::read(entry.path()).unwrap(),
+            );
+        }
+    }
+
     pub(crate) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path().join(name)).unwrap()
     }

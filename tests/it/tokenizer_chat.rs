@@ -243,10 +243,7 @@ steps:
 /// The shipped tiny base, with a chat template.
 fn space(template: &str) -> Space {
     let space = Space::new(RECIPE);
-    let base = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny/old");
-    for entry in fs::read_dir(base).unwrap().map(Result::unwrap) {
-        space.write(&format!("base/{}", entry.file_name().display()), fs::read(entry.path()).unwrap());
-    }
+    space.copy("recipes/tiny/old", "base");
     space.write("base/chat_template.jinja", template);
     space.write(
         "rows.jsonl",

@@ -1,22 +1,11 @@
 //! Wrong input, case by case: what the program says of each lies in `tests/fixtures/messages/wrong/`.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use evergraft::model::{BaseFolder, Tokenizer};
 use serde_json::{Value, json};
 
-use crate::{messages::known, space::Space};
-
-fn fixture(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name).display().to_string()
-}
-
-/// Copies a model's folder, so that no place in a recipe depends on where this repository lies.
-fn copy(space: &Space, from: &str, to: &str) {
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(from)).unwrap().map(Result::unwrap) {
-        space.write(&format!("{to}/{}", entry.file_name().display()), fs::read(entry.path()).unwrap());
-    }
-}
+use crate::{messages::known, parity::fixture, space::Space};
 
 /// Runs steps that fail or warn, one recipe after the other.
 fn fail(space: &Space, steps: &[String]) {
@@ -78,13 +67,13 @@ fn bases_and_what_is_made_of_them() {
     for (name, content) in [("m.bin", "pickle"), ("m.txt", "a text"), ("m.pt", "PK"), ("folder/a.txt", "")] {
         space.write(name, content);
     }
-    space.write("pickled/config.json", fs::read(format!("{}/config.json", fixture("llama"))).unwrap());
+    space.write("pickled/config.json", fs::read(fixture("llama/config.json")).unwrap());
     space.write("pickled/pytorch_model.bin", "PK");
-    space.write("weightless/config.json", fs::read(format!("{}/config.json", fixture("llama"))).unwrap());
+    space.write("weightless/config.json", fs::read(fixture("llama/config.json")).unwrap());
     space.write("words.json", "{}");
     space.write("a.txt", "one\n\ntwo words\n");
-    copy(&space, "tests/fixtures/models/llama", "llama");
-    copy(&space, "recipes/tiny/old", "old");
+    space.copy("tests/fixtures/models/llama", "llama");
+    space.copy("recipes/tiny/old", "old");
     let (llama, old) = ("llama", "old");
     let mut steps: Vec<String> = ["m.bin", "m.txt", "m.pt", "folder", "pickled", "weightless"]
         .map(|name| base(&format!("source: {name}")))
@@ -290,15 +279,15 @@ fn command_lines() {
         &["cache", "size", "--cache-dir", "there.yaml"],
         &["cache", "verify", "--repair", "--cache-mode", "read"],
     ] {
-        space.run(args);
+        let ran = space.run(args);
+        assert!(ran.code != 0, "{args:?}\n{}", ran.stdout);
     }
 }
 
 /// The llama fixture with fields of its configuration changed.
 #[test]
 fn model_configurations() {
-    let original: Value =
-        serde_json::from_slice(&fs::read(format!("{}/config.json", fixture("llama"))).unwrap()).unwrap();
+    let original: Value = serde_json::from_slice(&fs::read(fixture("llama/config.json")).unwrap()).unwrap();
     let rope = |table: Value| json!({ "rope_parameters": table });
     let scaling = |kind: &str| json!({ "rope_theta": 1e4, "rope_type": kind, "factor": 2.0 });
     for change in [
@@ -336,8 +325,7 @@ fn model_configurations() {
             config[name] = value.clone();
         }
         fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-        fs::copy(format!("{}/model.safetensors", fixture("llama")), dir.path().join("model.safetensors"))
-            .unwrap();
+        fs::copy(fixture("llama/model.safetensors"), dir.path().join("model.safetensors")).unwrap();
         let Err(error) = BaseFolder::open(dir.path()) else { panic!("{change} is fine") };
         known(&error);
     }

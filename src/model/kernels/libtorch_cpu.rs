@@ -95,15 +95,12 @@ pub(super) fn linear_backward(inputs: [&Tensor; 2]) -> Option<Tensor> {
 }
 
 pub(super) fn adapted_forward([x, weight, a, b]: [&Tensor; 4], update: &Update) -> Option<[Tensor; 2]> {
-    let inputs = [x, a, b].map(reached);
-    let [Some(dense_x), Some(dense_a), Some(dense_b)] = &inputs else { return None };
+    let dense = reached([x, a, b])?;
     let sizes = sizes(x, weight, shape_of(a)[0]);
-    let mut y = linear_forward([x, weight])
-        .unwrap_or_else(|| libtorch::linear_forward(x, weight))
-        .to_kind(Kind::Float);
-    let mut low = new([sizes.tokens, sizes.rank]);
+    let y = linear_forward([x, weight]).unwrap_or_else(|| libtorch::linear_forward(x, weight));
+    let (mut y, mut low) = (y.to_kind(Kind::Float), new([sizes.tokens, sizes.rank]));
     let outputs = [values_mut(&mut y), values_mut(&mut low)];
-    linear::adapt(sizes, update, [dense_x, dense_a, dense_b].map(values), outputs);
+    linear::adapt(sizes, update, dense.each_ref().map(values), outputs);
     Some([y.to_kind(x.kind()), low])
 }
 
@@ -125,17 +122,13 @@ pub(super) fn adapted_backward(
     [grad, x, low, weight, a, b]: [&Tensor; 6],
     update: &Update,
 ) -> Option<[Tensor; 3]> {
-    let inputs = [grad, x, low, a, b].map(reached);
-    let [Some(dense_grad), Some(dense_x), Some(dense_low), Some(dense_a), Some(dense_b)] = &inputs else {
-        return None;
-    };
+    let dense = reached([grad, x, low, a, b])?;
     let sizes = sizes(grad, weight, shape_of(a)[0]);
     let x_grad = linear_backward([grad, weight]).unwrap_or_else(|| libtorch::linear_backward(grad, weight));
     let mut x_grad = x_grad.to_kind(Kind::Float);
     let [mut a_grad, mut b_grad] = [a, b].map(|matrix| new(shape_of(matrix)));
-    let inputs = [dense_grad, dense_x, dense_low, dense_a, dense_b].map(values);
     let outputs = [values_mut(&mut x_grad), values_mut(&mut a_grad), values_mut(&mut b_grad)];
-    linear::adapt_backward(sizes, update, inputs, outputs);
+    linear::adapt_backward(sizes, update, dense.each_ref().map(values), outputs);
     Some([x_grad.to_kind(x.kind()), a_grad, b_grad])
 }
 
@@ -164,13 +157,14 @@ fn alone(sizes: Sizes, x: &[f32], weight: &Tensor, y: &mut [f32]) {
     }
 }
 
-/// The tensor in f32, its values one after another, if our kernels can read it.
-fn reached(tensor: &Tensor) -> Option<Tensor> {
+/// The tensors in f32, with their values one after another, if our kernels can read all of them.
+fn reached<const N: usize>(tensors: [&Tensor; N]) -> Option<[Tensor; N]> {
     #[cfg(test)]
     if tests::LEFT_TO_LIBTORCH.get() {
         return None;
     }
-    (tensor.device() == Device::Cpu).then(|| tensor.to_kind(Kind::Float).contiguous())
+    let all = tensors.iter().all(|tensor| tensor.device() == Device::Cpu);
+    all.then(|| tensors.map(|tensor| tensor.to_kind(Kind::Float).contiguous()))
 }
 
 /// Runs a kernel over the values of tensors, and of results that it writes every value of, if it can reach them.
@@ -179,17 +173,10 @@ fn on_values<const N: usize, const M: usize>(
     shapes: [[usize; 2]; M],
     kernel: impl FnOnce([&[f32]; N], [&mut [f32]; M]),
 ) -> Option<[Tensor; M]> {
-    let kind = tensors[0].kind();
-    let dense = tensors.map(reached);
-    if dense.iter().any(Option::is_none) {
-        return None;
-    }
+    let dense = reached(tensors)?;
     let mut results = shapes.map(new);
-    kernel(
-        dense.each_ref().map(|tensor| tensor.as_ref().map_or(&[][..], values)),
-        results.each_mut().map(values_mut),
-    );
-    Some(results.map(|result| result.to_kind(kind)))
+    kernel(dense.each_ref().map(values), results.each_mut().map(values_mut));
+    Some(results.map(|result| result.to_kind(tensors[0].kind())))
 }
 
 fn new(shape: [usize; 2]) -> Tensor {

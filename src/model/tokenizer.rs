@@ -48,9 +48,7 @@ impl Tokenizer {
                 "in Python, `AutoTokenizer.from_pretrained(...).save_pretrained(...)` writes one",
             ));
         }
-        let mut tokenizer = Self::from_bytes(&read_bounded(&path, MAX_BYTES)?)
-            .with_context(|| format!("`{}` is not a valid tokenizer", path.display()))?;
-
+        let mut tokenizer = Self::from_file(&path)?;
         let special = SpecialTokens::from_dir(dir)?;
         tokenizer.bos = tokenizer.id_of(Role::Bos, &special)?;
         tokenizer.eos = tokenizer.id_of(Role::Eos, &special)?;
@@ -79,6 +77,15 @@ impl Tokenizer {
         // Some published files name ids beyond the tokenizer; such an id ends nothing.
         let mut ids = special.ids(role);
         Ok(ids.find(|&id| self.inner.id_to_token(id).is_some()))
+    }
+
+    /// Reads one `tokenizer.json`, without special tokens of its own.
+    ///
+    /// # Errors
+    /// When it cannot be read or is malformed.
+    pub fn from_file(path: &Path) -> anyhow::Result<Self> {
+        Self::from_bytes(&read_bounded(path, MAX_BYTES)?)
+            .with_context(|| format!("`{}` is not a valid tokenizer", path.display()))
     }
 
     /// Reads the content of a `tokenizer.json`, without special tokens of its own.

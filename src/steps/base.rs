@@ -108,6 +108,7 @@ fn take_tokenizer(path: &Path, ctx: &StepContext) -> anyhow::Result<()> {
     }
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => {
+            Tokenizer::from_file(path)?;
             fs::copy(path, ctx.out.join("tokenizer.json")).context("cannot copy `tokenizer.json`")?;
             Ok(())
         }

@@ -37,13 +37,20 @@ impl OpenedBase {
 /// When a file is missing or damaged.
 pub(super) fn open_base(folder: &Path) -> anyhow::Result<OpenedBase> {
     let BaseFolder { config, weights, tokenizer } = BaseFolder::open(folder)?;
-    let tokenizer = tokenizer.ok_or_else(|| {
+    Ok(OpenedBase { config, tokenizer: tokenizer_of(tokenizer)?, weights })
+}
+
+/// A base's tokenizer.
+///
+/// # Errors
+/// When it has none.
+pub(super) fn tokenizer_of(found: Option<Tokenizer>) -> anyhow::Result<Tokenizer> {
+    found.ok_or_else(|| {
         hinted(
             "the base has no tokenizer",
             "put a `tokenizer.json` beside its weights, or set `tokenizer:` in its step",
         )
-    })?;
-    Ok(OpenedBase { config, tokenizer, weights })
+    })
 }
 
 /// What an evaluation is of, before its weights are loaded: a bare base, a trained adapter on its own

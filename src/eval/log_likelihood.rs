@@ -31,7 +31,8 @@ pub struct Score {
     pub is_greedy: bool,
 }
 
-/// Scores every item's continuations, at most `batch_size` of them together. `prefix` is as in
+/// Scores every item's continuations; at most `batch_size` contexts, and as many continuations, go through the
+/// network together. `prefix` is as in
 /// [`super::GenerateOptions`]. `on_done` gets an item's number and its scores, in an order that is not the items'; `check` is asked before every pass
 /// and its error ends the work.
 ///
@@ -63,11 +64,7 @@ pub fn log_likelihoods(
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(items[*index].context.len()));
     let batch_size = batch_size.max(1);
-    let groups = passes(order, batch_size, |index| {
-        let Choices { context, continuations } = &items[*index];
-        let tokens = continuations.iter().map(Vec::len).sum::<usize>() + context.len() - prefix;
-        (continuations.len().max(1), tokens)
-    });
+    let groups = passes(order, batch_size, |index| items[*index].context.len() - prefix);
     let slots = groups.iter().map(|group| {
         let continuations: usize = group.iter().map(|index| items[*index].continuations.len()).sum();
         group.len() + continuations.min(batch_size)
@@ -95,22 +92,18 @@ fn longest(item: &Choices) -> usize {
     item.continuations.iter().map(Vec::len).max().unwrap_or(0)
 }
 
-/// Divides what is to be read, in its order, into passes of at most `rows` rows and [`TOKENS`] tokens, yet at
-/// least one part each. `size` gives a part's rows and tokens.
-fn passes<T>(
-    parts: impl IntoIterator<Item = T>,
-    rows: usize,
-    size: impl Fn(&T) -> (usize, usize),
-) -> Vec<Vec<T>> {
+/// Divides rows that are to be read, in their order, into passes of at most `most` rows and [`TOKENS`] tokens, yet
+/// at least one row each.
+fn passes<T>(rows: impl IntoIterator<Item = T>, most: usize, tokens: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let mut passes: Vec<Vec<T>> = Vec::new();
-    let mut sum = (0, 0);
-    for part in parts {
-        let own = size(&part);
-        sum = (sum.0 + own.0, sum.1 + own.1);
+    let mut sum = 0;
+    for row in rows {
+        let own = tokens(&row);
+        sum += own;
         match passes.last_mut() {
-            Some(pass) if sum.0 <= rows && sum.1 <= TOKENS => pass.push(part),
+            Some(pass) if pass.len() < most && sum <= TOKENS => pass.push(row),
             _ => {
-                passes.push(vec![part]);
+                passes.push(vec![row]);
                 sum = own;
             }
         }
@@ -167,7 +160,7 @@ fn score(
         continuations.extend(of_item.map(|(choice, tokens)| ((place, choice), &tokens[..])));
     }
     continuations.retain(|(_, tokens)| tokens.len() > 1);
-    for part in passes(continuations, batch_size, |(_, tokens)| (1, tokens.len() - 1)) {
+    for part in passes(continuations, batch_size, |(_, tokens)| tokens.len() - 1) {
         let mut rows: Vec<(usize, &[u32])> = Vec::new();
         let mut wanted = Vec::new();
         let mut position = 0;

@@ -8,14 +8,11 @@ use super::{
 };
 use crate::{
     model::{ModelConfig, most_scores},
-    params::{ChoiceTemplates, OutputType, TaskDefinition},
+    params::{OutputType, TaskDefinition},
 };
 
 /// Taken for the longest prompt, which only the rows would tell.
 const PROMPT: usize = 512;
-
-/// Taken for the choices of an item, where only the rows would tell.
-const CHOICES: usize = 4;
 
 /// What is held at a time.
 struct Held {
@@ -76,22 +73,17 @@ fn generating(task: &TaskDefinition, batch_size: usize, context: usize) -> Held 
 }
 
 fn scoring(task: &TaskDefinition, batch_size: usize, context: usize) -> Held {
-    let choices = match (&task.doc_to_choice, task.output_type) {
-        (Some(ChoiceTemplates::Each(texts)), _) => texts.len().max(1),
-        (_, OutputType::MultipleChoice) => CHOICES,
-        _ => 1,
-    };
     let capacity = match task.output_type {
         // A long text fills its windows.
         OutputType::LoglikelihoodRolling => TOKENS.min(context),
         _ => PROMPT.min(context),
     };
-    let items = (batch_size / choices).max(1);
-    let rows = items.saturating_mul(choices).min(batch_size.max(1));
+    let rows = batch_size.max(1);
     Held {
-        slots: items.saturating_add(rows).saturating_add(1),
+        // Contexts, continuations, and what all contexts begin with.
+        slots: rows.saturating_mul(2).saturating_add(1),
         capacity,
-        tokens: items.saturating_add(rows).saturating_mul(capacity).min(TOKENS),
+        tokens: rows.saturating_mul(capacity).min(TOKENS),
         row: capacity,
         logits: 3 * CHUNK,
     }
@@ -157,14 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn choices_are_counted_up_to_the_batch() {
-        let of = |batch_size: usize, choices: usize| {
-            let choices = vec!["a"; choices];
-            bytes(batch_size, "multiple_choice", json!({ "doc_to_choice": choices }))
-        };
-        assert!(of(16, 2) > of(8, 2) && of(2, 2) > of(1, 2));
-        // An item with more is divided.
-        assert_eq!(of(16, 1000), of(16, 17));
+    fn contexts_and_continuations_are_counted() {
+        let of =
+            |batch_size: usize| bytes(batch_size, "multiple_choice", json!({ "doc_to_choice": ["a", "b"] }));
+        assert!(of(16) > of(8) && of(2) > of(1));
         let rolling = bytes(4, "loglikelihood_rolling", json!({}));
         assert!(rolling > bytes(4, "loglikelihood", json!({})));
     }

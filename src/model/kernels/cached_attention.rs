@@ -3,16 +3,21 @@
 
 use std::ops::Range;
 
+use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{
     CachedRows, Copied, Segments,
     attention::{softmax, visible},
+    few_queries::{Mixed, Scores},
     matmul::{Threads, View, product_into},
 };
 
 /// Queries whose scores are made together.
 const BLOCK: usize = 64;
+
+/// The most queries of a row's key head that are multiplied one by one.
+const FEW: usize = 16;
 
 /// Where one head of one slot lies in a cache of `[slots, kv_heads, capacity, head_dim]`.
 fn head_of(slot: usize, kv_head: usize, capacity: usize, shape: &Segments) -> Range<usize> {
@@ -104,6 +109,8 @@ impl Task<'_> {
         let past = total - self.new;
         let mut out = vec![0.0; self.new * group * width];
         let (mut scores, mut slopes) = (Vec::new(), Vec::new());
+        // As the row's own size says, whatever is beside it.
+        let few = (self.new * group <= FEW).then(Arch::new);
         for from in (0..self.new).step_by(BLOCK) {
             let to = (from + BLOCK).min(self.new);
             let seen = visible(shape, past + from, past + to);
@@ -119,16 +126,13 @@ impl Task<'_> {
             scores.clear();
             scores.resize(rows * columns, 0.0);
             self.each_span(&seen, |place, theirs| {
-                let k = View::new(&keys[theirs], place.len(), width);
-                product_into(
-                    &mut scores[place.start..],
-                    columns,
-                    false,
-                    shape.scale,
-                    q,
-                    k.transposed(),
-                    Threads::This,
-                );
+                let (keys, out) = (&keys[theirs], &mut scores[place.start..]);
+                if let Some(arch) = few {
+                    let (queries, scale) = (&stacked, shape.scale);
+                    return arch.dispatch(Scores { queries, keys, width, scale, out, stride: columns });
+                }
+                let k = View::new(keys, place.len(), width);
+                product_into(out, columns, false, shape.scale, q, k.transposed(), Threads::This);
             });
             for (at, scores) in scores.chunks_exact_mut(group * columns).enumerate() {
                 for scores in scores.chunks_exact_mut(columns) {
@@ -138,7 +142,12 @@ impl Task<'_> {
             let weights = View::new(&scores, rows, columns);
             let out = &mut out[from * group * width..to * group * width];
             self.each_span(&seen, |place, theirs| {
-                let v = View::new(&values[theirs], place.len(), width);
+                let values = &values[theirs];
+                if let Some(arch) = few {
+                    let weights = &scores[place.start..];
+                    return arch.dispatch(Mixed { weights, stride: columns, values, width, out });
+                }
+                let v = View::new(values, place.len(), width);
                 product_into(out, width, place.start > 0, 1.0, weights.columns(place), v, Threads::This);
             });
         }

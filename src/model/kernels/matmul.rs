@@ -1,5 +1,4 @@
-//! Products of parts of matrices that lie in slices. Holds the crate's only `unsafe` call beside
-//! the memory maps: Burn's own product takes whole tensors.
+//! Products of parts of matrices that lie in slices: Burn's own product takes whole tensors.
 
 use rayon::prelude::*;
 

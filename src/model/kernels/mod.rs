@@ -10,6 +10,7 @@ mod attention;
 mod cached_attention;
 mod cached_portable;
 mod exp;
+mod few_queries;
 #[cfg(feature = "libtorch")]
 mod libtorch;
 #[cfg(feature = "libtorch")]

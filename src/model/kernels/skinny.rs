@@ -11,8 +11,8 @@ use rayon::prelude::*;
 /// Rows of the weight that are worked on together.
 const ROWS: usize = 8;
 
-/// Features between two looks at the loops' bounds.
-const STEP: usize = 4;
+/// Features between two looks at the loops' bounds: what a line of memory holds of an f32 row.
+const STEP: usize = 16;
 
 /// The most tokens that an instruction works on.
 const MOST_LANES: usize = 16;
@@ -127,13 +127,6 @@ struct Share<'a, W> {
     out: Vec<&'a mut [f32]>,
 }
 
-/// Rows of the weight, the same distance apart.
-#[derive(Clone, Copy)]
-struct Rows {
-    first: usize,
-    step: usize,
-}
-
 impl<W: Weight> WithSimd for Share<'_, W> {
     type Output = ();
 
@@ -148,17 +141,10 @@ impl<W: Weight> WithSimd for Share<'_, W> {
         for first in (0..panels).step_by(near) {
             let panels = first..panels.min(first + near);
             for block in 0..blocks {
-                // One panel waits for the weights: rows that are far apart are streams of their own,
-                // each read in order, which processors see and read ahead. More panels use each
-                // weight again: rows side by side.
-                let rows = match panels.len() {
-                    1 => Rows { first: block, step: blocks },
-                    _ => Rows { first: block * ROWS, step: 1 },
-                };
-                self.tiles::<S, ROWS>(simd, panels.clone(), rows, &mut room);
+                self.tiles::<S, ROWS>(simd, panels.clone(), block * ROWS, &mut room);
             }
             for row in blocks * ROWS..rows {
-                self.tiles::<S, 1>(simd, panels.clone(), Rows { first: row, step: 1 }, &mut room);
+                self.tiles::<S, 1>(simd, panels.clone(), row, &mut room);
             }
         }
     }
@@ -170,33 +156,36 @@ impl<W: Weight> Share<'_, W> {
         &mut self,
         simd: S,
         panels: Range<usize>,
-        rows: Rows,
+        first_row: usize,
         mut room: &mut [f32],
     ) {
         let (weight, into) = (self.weight, self.into);
         let weights: [&[f32]; R] = std::array::from_fn(|row| {
-            let start = (rows.first + row * rows.step) * into;
+            let start = (first_row + row) * into;
             let (own, others) = std::mem::take(&mut room).split_at_mut(W::room(into));
             room = others;
             W::row(&weight[start..start + into], own)
         });
+        // The rows that are worked on next come nearer meanwhile.
+        let mut ahead = weight.get((first_row + R) * into..).unwrap_or_default();
         let mut panel = panels.start;
         while panel < panels.end {
             // Three at a time keep both units busy, two are better than two times one.
             match panels.end - panel {
                 1 => {
-                    self.tile::<S, R, 1>(simd, panel, rows, weights);
+                    self.tile::<S, R, 1>(simd, panel, first_row, weights, ahead);
                     panel += 1;
                 }
                 2 | 4 => {
-                    self.tile::<S, R, 2>(simd, panel, rows, weights);
+                    self.tile::<S, R, 2>(simd, panel, first_row, weights, ahead);
                     panel += 2;
                 }
                 _ => {
-                    self.tile::<S, R, 3>(simd, panel, rows, weights);
+                    self.tile::<S, R, 3>(simd, panel, first_row, weights, ahead);
                     panel += 3;
                 }
             }
+            ahead = &[];
         }
     }
 
@@ -206,15 +195,16 @@ impl<W: Weight> Share<'_, W> {
         &mut self,
         simd: S,
         panel: usize,
-        rows: Rows,
+        first_row: usize,
         weights: [&[f32]; R],
+        ahead: &[W],
     ) {
         let (lanes, into) = (S::F32_LANES, self.into);
         let panels: [&[S::f32s]; P] = std::array::from_fn(|p| {
             let start = (panel + p) * into * lanes;
             S::as_simd_f32s(&self.panels[start..start + into * lanes]).0
         });
-        let sums = sums(simd, panels, weights);
+        let sums = sums(simd, panels, weights, ahead);
         for p in 0..P {
             let mut transposed = [[0.0; MOST_LANES]; R];
             for (to, sums) in transposed.iter_mut().zip(&sums) {
@@ -222,19 +212,21 @@ impl<W: Weight> Share<'_, W> {
             }
             let tokens = self.out.iter_mut().skip((panel + p) * lanes).take(lanes);
             for (lane, token) in tokens.enumerate() {
-                let columns = token[rows.first..].iter_mut().step_by(rows.step);
-                columns.zip(&transposed).for_each(|(out, sums)| *out = sums[lane]);
+                let columns = &mut token[first_row..first_row + R];
+                columns.iter_mut().zip(&transposed).for_each(|(out, sums)| *out = sums[lane]);
             }
         }
     }
 }
 
-/// For each row of the weight, its products with all tokens of some panels.
+/// For each row of the weight, its products with all tokens of some panels. On the way, as many values
+/// `ahead` are asked for.
 #[inline(always)]
-fn sums<S: Simd, const R: usize, const P: usize>(
+fn sums<S: Simd, const R: usize, const P: usize, W>(
     simd: S,
     panels: [&[S::f32s]; P],
     rows: [&[f32]; R],
+    ahead: &[W],
 ) -> [[S::f32s; P]; R] {
     // Arrays inside the loop: their bounds are known.
     let stepped_panels = panels.map(|panel| panel.as_chunks::<STEP>().0);
@@ -244,6 +236,11 @@ fn sums<S: Simd, const R: usize, const P: usize>(
     for at in 0..steps {
         let x: [&[S::f32s; STEP]; P] = std::array::from_fn(|p| &stepped_panels[p][at]);
         let w: [&[f32; STEP]; R] = std::array::from_fn(|row| &stepped_rows[row][at]);
+        if !ahead.is_empty() {
+            for row in 0..R {
+                fetch(ahead, (at * R + row) * STEP);
+            }
+        }
         for k in 0..STEP {
             for row in 0..R {
                 let weight = simd.splat_f32s(w[row][k]);
@@ -262,6 +259,22 @@ fn sums<S: Simd, const R: usize, const P: usize>(
         }
     }
     sums
+}
+
+/// Asks for the line of memory that holds a value. What processors read ahead by themselves ends at each
+/// page, which a few rows fill.
+#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "takes a pointer"))]
+fn fetch<W>(values: &[W], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: the address is only hinted at: nothing is read that a program could see, and one that
+        // is no memory's is let pass.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, at);
 }
 
 #[cfg(test)]

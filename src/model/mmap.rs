@@ -1,5 +1,4 @@
-//! The one place that maps files into memory. Holds the crate's only `unsafe` calls beside that of
-//! `kernels/matmul.rs`.
+//! The one place that maps files into memory.
 
 use std::{fs::File, ops::Range, path::Path, sync::Arc};
 

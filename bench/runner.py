@@ -8,7 +8,6 @@ alone; then evergraft on ever larger graphs, and its figures beside what is want
 """
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 WIDTH = 20
 BESIDE = os.path.dirname(sys.executable)
+# ext4 is slow to make files for five seconds after many were deleted: all is removed at the end, and each turn
+# begins after a pause.
+PAUSE = 6
+ROOT = tempfile.TemporaryDirectory()
 
 
 def steps(count):
@@ -73,6 +76,8 @@ def snakemake(folder, count):
 
 def timed(command, folder, environment=None):
     """Seconds and peak memory in MiB of the largest process."""
+    # What was written before is not this command's to wait for.
+    os.sync()
     start = time.monotonic()
     with open(f"{folder}/said", "w") as said:
         process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said, env={**os.environ, **(environment or {})})
@@ -100,14 +105,14 @@ def measure(name, make, run, plan, count, rounds):
     seen = {"cold": [], "warm": [], "plan": []}
     peak = 0
     for _ in range(rounds):
-        folder = tempfile.mkdtemp()
+        folder = tempfile.mkdtemp(dir=ROOT.name)
         cache = {"EVERGRAFT_CACHE_DIR": f"{folder}/cache", "DVC_NO_ANALYTICS": "1"}
         make(folder, count)
+        time.sleep(PAUSE)
         for what, command in (("cold", run), ("warm", run), ("plan", plan)):
             seconds, mib = timed(command, folder, cache)
             seen[what].append(seconds)
             peak = max(peak, mib)
-        shutil.rmtree(folder)
     figures = {what: statistics.median(times) for what, times in seen.items()}
     print(f"{name:<14} {count:>6} steps  " + "  ".join(f"{what} {value:8.3f} s" for what, value in figures.items())
           + f"  peak {peak} MiB  (medians of {rounds})", flush=True)
@@ -118,7 +123,7 @@ def bare(count, jobs, rounds):
     """The shell lines alone, as a runner starts them: in order, `jobs` of them at a time."""
     times = []
     for _ in range(rounds):
-        folder = tempfile.mkdtemp()
+        folder = tempfile.mkdtemp(dir=ROOT.name)
 
         def line(step):
             name, before = step
@@ -126,6 +131,7 @@ def bare(count, jobs, rounds):
             run = f"head -qn 1 {files} > {name}; echo {name} >> {name}" if before else f"echo {name} > {name}"
             subprocess.run(["sh", "-e", "-c", run], cwd=folder, check=True)
 
+        time.sleep(PAUSE)
         start = time.monotonic()
         with ThreadPoolExecutor(jobs) as pool:
             # A layer waits for the one before.
@@ -133,7 +139,6 @@ def bare(count, jobs, rounds):
             for layer in range(0, count, WIDTH):
                 list(pool.map(line, whole[layer:layer + WIDTH]))
         times.append(time.monotonic() - start)
-        shutil.rmtree(folder)
     print(f"{f'sh, {jobs} at once':<14} {count:>6} steps  cold {statistics.median(times):8.3f} s")
     return statistics.median(times)
 

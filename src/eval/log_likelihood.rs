@@ -32,9 +32,8 @@ pub struct Score {
 }
 
 /// Scores every item's continuations; at most `batch_size` contexts, and as many continuations, go through the
-/// network together. `prefix` is as in
-/// [`super::GenerateOptions`]. `on_done` gets an item's number and its scores, in an order that is not the items'; `check` is asked before every pass
-/// and its error ends the work.
+/// network together. `prefix` is as in [`super::GenerateOptions`]. `on_done` gets an item's number and its scores,
+/// in an order that is not the items'; `check` is asked before every pass and its error ends the work.
 ///
 /// # Errors
 /// When a context or a continuation is empty or the two are longer than the model takes, when logits

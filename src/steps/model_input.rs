@@ -37,20 +37,13 @@ impl OpenedBase {
 /// When a file is missing or damaged.
 pub(super) fn open_base(folder: &Path) -> anyhow::Result<OpenedBase> {
     let BaseFolder { config, weights, tokenizer } = BaseFolder::open(folder)?;
-    Ok(OpenedBase { config, tokenizer: tokenizer_of(tokenizer)?, weights })
-}
-
-/// A base's tokenizer.
-///
-/// # Errors
-/// When it has none.
-pub(super) fn tokenizer_of(found: Option<Tokenizer>) -> anyhow::Result<Tokenizer> {
-    found.ok_or_else(|| {
+    let tokenizer = tokenizer.ok_or_else(|| {
         hinted(
             "the base has no tokenizer",
             "put a `tokenizer.json` beside its weights, or set `tokenizer:` in its step",
         )
-    })
+    })?;
+    Ok(OpenedBase { config, tokenizer, weights })
 }
 
 /// What an evaluation is of, before its weights are loaded: a bare base, a trained adapter on its own

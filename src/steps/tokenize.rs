@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::{
     StepContext,
     dataset::{rows_of, text},
-    model_input::tokenizer_of,
+    model_input::open_base,
 };
 use crate::{
     data::{IGNORED_LABEL, Row, TokenSet, prompt::prompt},
     digest::Digest,
     error::{count, hinted},
-    model::{BaseFolder, Chat, Tokenizer},
+    model::{Chat, Tokenizer},
     params::{PromptTemplate, TokenizeParams},
 };
 
@@ -22,7 +22,7 @@ const CHUNK: usize = 4096;
 
 pub(crate) fn run(params: &TokenizeParams, ctx: &StepContext) -> anyhow::Result<()> {
     let base = ctx.input(&params.base)?;
-    let tokenizer = tokenizer_of(BaseFolder::open(&base.path)?.tokenizer)?;
+    let tokenizer = open_base(&base.path)?.tokenizer;
     let eos = tokenizer.eos_token_id().ok_or_else(|| {
         hinted(
             "the base's tokenizer has no end-of-sequence token, so no answer could ever end",

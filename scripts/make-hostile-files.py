@@ -232,11 +232,11 @@ TOKENIZER = [pair("tokenizer.ggml.model", STRING, "gpt2"), pair("tokenizer.ggml.
              pair("tokenizer.ggml.merges", ARRAY, array(STRING, 0))]
 
 
-def model(name, sizes={}, extra=(), more=(), rename={}, tokenizer=TOKENIZER):
+def model(name, sizes={}, extra=(), more=(), rename={}, tokenizer=TOKENIZER, kind="llama"):
     """A whole model of one layer, with some numbers changed."""
-    pairs = [pair("general.architecture", STRING, "llama")]
-    pairs += [pair(f"llama.{key}", U64, size) for key, size in {**SIZES, **sizes}.items()]
-    pairs += [pair("llama.attention.layer_norm_rms_epsilon", F32, 1e-5), *extra, *tokenizer]
+    pairs = [pair("general.architecture", STRING, kind)] if kind else []
+    pairs += [pair(f"{kind}.{key}", U64, size) for key, size in {**SIZES, **sizes}.items()]
+    pairs += [pair(f"{kind}.attention.layer_norm_rms_epsilon", F32, 1e-5), *extra, *tokenizer]
     # In the file's order of dimensions: that of a row first.
     shapes = {"token_embd.weight": [4, 8], "output_norm.weight": [4]}
     for part, shape in {"attn_norm": [4], "attn_q": [4, 4], "attn_k": [4, 4], "attn_v": [4, 4],
@@ -308,6 +308,20 @@ model("layer-by-two-names", more={"blk.00.attn_q.weight": [4, 4]})
 model("layer-beyond-the-last", more={"blk.7.attn_q.weight": [4, 4]})
 model("layer-without-a-tensor", rename={"blk.0.attn_q.weight": "output.weight"})
 model("ok")
+model("of-no-architecture", kind="")
+model("of-an-unknown-architecture", kind="bert")
+model("mixture-of-experts", extra=[pair("llama.expert_count", U32, 8)])
+model("yarn", extra=[pair("llama.rope.scaling.type", STRING, "yarn")])
+model("theta-is-a-text", extra=[pair("llama.rope.freq_base", STRING, "10000")])
+model("values-of-another-width", extra=[pair("llama.attention.value_length", U64, 4)])
+model("heads-do-not-divide", {"attention.head_count": 3})
+model("query-bias-alone", more={"blk.0.attn_q.bias": [4]})
+QWEN_BIASES = {f"blk.0.attn_{part}.bias": [4] for part in "qkv"}
+model("qwen-with-ffn-bias", more={**QWEN_BIASES, "blk.0.ffn_down.bias": [4]}, kind="qwen2")
+model("rotations-of-another-width", more={"rope_freqs.weight": [3]})
+model("rotations-by-an-unknown-rule", more={"rope_freqs.weight": [1]})
+model("without-embeddings", rename={"token_embd.weight": "output.weight"})
+model("query-of-other-sizes", more={"blk.0.attn_q.weight": [4, 3]})
 model("without-a-tokenizer", tokenizer=[])
 for name, pairs in [
     ("tokens-are-numbers", [pair("tokenizer.ggml.tokens", ARRAY, array(U32, 2, bytes(8)))]),
@@ -322,6 +336,69 @@ for name, pairs in [
                      pair("tokenizer.ggml.merges", ARRAY, array(STRING, 0))]),
 ]:
     model(f"tokenizer-{name}", tokenizer=[pair("tokenizer.ggml.model", STRING, "gpt2"), *pairs])
+WORDS = pair("tokenizer.ggml.tokens", ARRAY, TOKENS)
+
+
+def scores(*values):
+    return pair("tokenizer.ggml.scores", ARRAY, array(F32, len(values), struct.pack(f"<{len(values)}f", *values)))
+
+
+for name, kind, pairs in [
+    ("without-tokens", "gpt2", []),
+    ("of-an-unknown-kind", "wordpiece", [WORDS]),
+    ("cut-by-an-unknown-rule", "gpt2", [WORDS, pair("tokenizer.ggml.pre", STRING, "unheard")]),
+    ("types-are-floats", "gpt2", [WORDS, pair("tokenizer.ggml.token_type", ARRAY, array(F32, 8, bytes(32)))]),
+    ("without-scores", "llama", [WORDS]),
+    ("scores-are-numbers", "llama", [WORDS, pair("tokenizer.ggml.scores", ARRAY, array(U32, 8, bytes(32)))]),
+    ("fewer-scores-than-tokens", "llama", [WORDS, scores(1)]),
+    ("score-is-not-a-number", "llama", [WORDS, scores(*[float("nan")] * 8)]),
+    ("token-is-long", "llama", [pair("tokenizer.ggml.tokens", ARRAY, array(STRING, 1, text("a" * 600))), scores(1)]),
+    ("of-nothing", "llama", [pair("tokenizer.ggml.tokens", ARRAY, array(STRING, 0)), scores()]),
+]:
+    model(f"tokenizer-{name}", tokenizer=[pair("tokenizer.ggml.model", STRING, kind), *pairs])
+gguf("name-past-the-end", tensors=[struct.pack("<Q", ALL) + bytes(40)])
+write("gguf", "of-another-kind", b"GGML" + bytes(60))
+
+# llama2.c
+
+# dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len
+STORIES = [4, 6, 2, 2, 1, 5, 3]
+VALUES = 20 + 2 * (4 + 16 + 8 + 8 + 16 + 4 + 24 + 24 + 24) + 4 + 3 * 2
+
+
+def llama2c(name, changes={}, values=VALUES):
+    numbers = [changes.get(place, number) for place, number in enumerate(STORIES)]
+    write("llama2c", name, struct.pack("<7i", *numbers) + bytes(4 * values))
+
+
+llama2c("ok")
+llama2c("versioned", {0: 0x616B3432})
+llama2c("width-is-negative", {0: -4})
+llama2c("layers-without-end", {2: 0x7FFFFFFF})
+llama2c("heads-do-not-divide", {3: 3})
+llama2c("vocabulary-of-nothing", {5: 0})
+llama2c("cut-short", values=VALUES - 1)
+llama2c("longer-than-it-says", values=VALUES + 1)
+write("llama2c", "empty", b"")
+
+
+def token(word, score=0.0, length=None):
+    word = word if isinstance(word, bytes) else word.encode()
+    return struct.pack("<fi", score, len(word) if length is None else length) + word
+
+
+def llama2c_tokenizer(name, last, count=259):
+    write("llama2c_tokenizer", name, struct.pack("<I", 1) + token("x") * count + last)
+
+
+llama2c_tokenizer("ok", token("a"))
+llama2c_tokenizer("cut-short", b"")
+llama2c_tokenizer("length-is-negative", token("a", length=-1))
+llama2c_tokenizer("length-past-the-end", token("a", length=0x7FFFFFFF))
+llama2c_tokenizer("not-utf8", token(b"\xff"))
+llama2c_tokenizer("more-tokens-than-the-model", token("a") * 2)
+llama2c_tokenizer("score-is-not-a-number", token("a", float("nan")))
+write("llama2c_tokenizer", "empty", b"")
 
 # recipes
 

@@ -3,8 +3,9 @@
 use std::{
     fs,
     io::ErrorKind,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use anyhow::Context as _;
@@ -12,7 +13,9 @@ use anyhow::Context as _;
 use super::{
     lock::{LockOptions, UseLock},
     mode::Mode,
+    record::Record,
     remote::Remote,
+    workspace::IdleFolders,
 };
 use crate::{
     digest::Digest,
@@ -24,6 +27,8 @@ use crate::{
 pub(super) const BUCKET: &str = "steps-v1";
 /// The folder of what is not committed yet.
 pub(super) const TMP: &str = "tmp";
+/// The folder of folders with links to a result's artifact and log, which runs link to.
+const SHOWN: &str = "shown";
 /// The folder of what unfinished steps go on from.
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 /// The folder of the notes of those who use the cache.
@@ -50,6 +55,7 @@ pub struct Cache {
     pub(super) mode: Mode,
     pub(super) remote: Option<Remote>,
     warnings: Mutex<Vec<String>>,
+    pub(super) idle: Arc<IdleFolders>,
 }
 
 impl Cache {
@@ -59,7 +65,14 @@ impl Cache {
     /// When the folder cannot be used.
     pub fn open(root: &Path, mode: Mode) -> anyhow::Result<Self> {
         let root = std::path::absolute(root)?;
-        let mut cache = Self { root, beneath: None, mode, remote: None, warnings: Mutex::default() };
+        let mut cache = Self {
+            root,
+            beneath: None,
+            mode,
+            remote: None,
+            warnings: Mutex::default(),
+            idle: Arc::default(),
+        };
         if let Some(newer) = cache.newer_format() {
             cache.read_only(&format!(
                 "the cache `{}` was written by a newer evergraft (format {newer}, this one knows {FORMAT}), so nothing \
@@ -239,6 +252,50 @@ impl Cache {
         self.root.join(DOWNLOADS)
     }
 
+    /// Parent of the folders that [`Self::show`] names.
+    pub fn shown(&self) -> PathBuf {
+        self.own(SHOWN)
+    }
+
+    /// Name, below [`Self::shown`], of a folder with links to a result's artifact and log: `artifact` and
+    /// `log.txt`. It stays what it is when a later run of the same step makes other bytes. None where it
+    /// cannot be made.
+    pub fn show(&self, record: &Record) -> Option<PathBuf> {
+        // What lies beneath would be shown as if it were this one's.
+        if self.beneath.is_some() {
+            return None;
+        }
+        let name = shown(&record.digest).join(format!(
+            "{}-{}",
+            shown_prefix(&record.digest),
+            record.artifact.short()
+        ));
+        let folder = self.own(SHOWN).join(&name);
+        // The last of it.
+        let log = folder.join("log.txt");
+        if fs::symlink_metadata(&log).is_ok() {
+            return Some(name);
+        }
+        fs::create_dir(&folder).or_else(|_| fs::create_dir_all(&folder)).ok()?;
+        let up = Path::new("../../..");
+        let links = [(artifact(&record.artifact), folder.join("artifact")), (self::log(&record.digest), log)];
+        for (target, link) in links {
+            match symlink(up.join(target), link) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return None,
+                _ => {}
+            }
+        }
+        Some(name)
+    }
+
+    /// The folders that [`Self::show`] made of a key.
+    pub(super) fn shown_of(&self, key: &Digest) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.own(SHOWN).join(shown(key))).into_iter().flatten().flatten();
+        let of_key =
+            |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(shown_prefix(key));
+        entries.filter(of_key).map(|entry| entry.path()).collect()
+    }
+
     /// Folder of an artifact.
     pub fn artifact_path(&self, digest: &Digest) -> PathBuf {
         self.find(artifact(digest))
@@ -257,6 +314,16 @@ pub(super) fn artifact(digest: &Digest) -> PathBuf {
 
 pub(super) fn log(digest: &Digest) -> PathBuf {
     sharded("logs", digest, ".txt")
+}
+
+/// Where the folders of a key are below [`SHOWN`].
+fn shown(key: &Digest) -> &Path {
+    Path::new(&key.hex()[..2])
+}
+
+/// What their names begin with: short, so that a file system keeps a link to them in the entry itself.
+fn shown_prefix(key: &Digest) -> &str {
+    &key.hex()[..24]
 }
 
 pub(super) fn record(digest: &Digest) -> PathBuf {

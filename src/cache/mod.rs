@@ -6,6 +6,7 @@
 //! <cache>/steps-v1/records/ab/<key>      what a key led to; a checksum line, then JSON
 //! <cache>/steps-v1/artifacts/ab/<digest>/   the files, named by their content
 //! <cache>/steps-v1/logs/ab/<key>.txt     the log of the run that made it
+//! <cache>/steps-v1/shown/ab/<key>-<digest>/  links to an artifact and a log, which run folders link to
 //! <cache>/steps-v1/last/<node>           the key that a node of a recipe last had, for `explain`
 //! <cache>/steps-v1/sources/<path>      digests of files outside the cache, so that they are read once
 //! <cache>/steps-v1/checkpoints/<key>/   where a killed training goes on; gone once its result is there
@@ -25,6 +26,7 @@ mod remote;
 mod sources;
 mod store;
 mod verify;
+mod workspace;
 
 pub use folder::Cache;
 pub use kept::KeptRun;
@@ -35,5 +37,6 @@ pub use prune::{PruneRules, Pruned, PrunedItem};
 pub use record::{ArtifactFile, Record};
 pub use remote::Remote;
 pub use sources::Source;
-pub use store::{EntryLock, Lookup, MissReason, Workspace};
+pub use store::{EntryLock, Lookup, MissReason};
 pub use verify::{Damage, Size};
+pub use workspace::Workspace;

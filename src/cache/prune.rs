@@ -140,6 +140,9 @@ impl Pruning<'_> {
         self.pruned.items.push(PrunedItem { what, path: result.path.clone(), days });
         self.free(&result.path)?;
         self.free(&self.cache.own(folder::log(&result.digest)))?;
+        for links in self.cache.shown_of(&result.digest) {
+            self.free(&links)?;
+        }
         if let Some(left) = uses.get_mut(&result.artifact) {
             *left -= 1;
             if *left == 0 {
@@ -169,6 +172,11 @@ impl Pruning<'_> {
         for path in sharded("logs").collect::<Vec<_>>() {
             if !known.contains(name_of(&path).trim_end_matches(".txt")) {
                 self.remove(&path, "a log without a record")?;
+            }
+        }
+        for path in sharded("shown").collect::<Vec<_>>() {
+            if fs::metadata(path.join("artifact")).is_err() {
+                self.free(&path)?;
             }
         }
         for (folder, what) in [(TMP, "left by a killed run"), (DAMAGED, "set aside by `verify --repair`")] {

@@ -1,9 +1,8 @@
 //! Looking results up and committing them.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File},
     io::ErrorKind,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -18,6 +17,7 @@ use super::{
     lock::{self, LockOptions},
     record::{About, ArtifactFile, Record},
     remote::Remote,
+    workspace::Workspace,
 };
 use crate::{
     cancel::Cancel,
@@ -52,24 +52,6 @@ pub enum MissReason {
 pub struct EntryLock {
     digest: Digest,
     _file: File,
-}
-
-/// Where a step runs before its result is committed. Removed with everything in it when dropped.
-#[derive(Debug)]
-pub struct Workspace {
-    dir: tempfile::TempDir,
-}
-
-impl Workspace {
-    /// The empty folder that becomes the artifact.
-    pub fn out(&self) -> PathBuf {
-        self.dir.path().join("artifact")
-    }
-
-    /// The log that is kept with the result.
-    pub fn log(&self) -> PathBuf {
-        self.dir.path().join("log.txt")
-    }
 }
 
 impl Cache {
@@ -205,14 +187,7 @@ impl Cache {
                 }
             }
         }
-        let dir = tempfile::Builder::new()
-            .prefix(&prefix)
-            // As the umask says, so that users can share a cache.
-            .permissions(Permissions::from_mode(0o777))
-            .tempdir_in(&tmp)
-            .with_context(|| format!("cannot make a folder in `{}`", tmp.display()))?;
-        fs::create_dir(dir.path().join("artifact")).context("cannot make the step's folder")?;
-        Ok(Workspace { dir })
+        Workspace::new(&tmp, &prefix, &self.idle)
     }
 
     /// Saves what a step left in its workspace: fsync, rename, then the record, then fsync of what names it.

@@ -123,7 +123,7 @@ impl Task {
         if self.definition.doc_to_choice.is_none() {
             return Ok(Gold { target, choices, index: 0 });
         }
-        ensure!(choices.len() > 1, "there are {} choices", choices.len());
+        ensure!(choices.len() > 1, "a question needs two choices, and has {}", choices.len());
         let most = TaskDefinition::MAX_CHOICES;
         ensure!(choices.len() <= most, "there are {} choices; at most {most} are taken", choices.len());
         let empty = choices.iter().position(String::is_empty);
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(task.answer(&rows[1]).unwrap().index, 1);
         let wrong = |value: Value| task.answer(&row(value)).unwrap_err().to_string();
         assert_eq!(wrong(json!({"c": ["x", "y"], "a": 2})), "the answer `2` is none of the 2 choices");
-        assert_eq!(wrong(json!({"c": ["x"], "a": 0})), "there are 1 choices");
+        assert_eq!(wrong(json!({"c": ["x"], "a": 0})), "a question needs two choices, and has 1");
         assert_eq!(wrong(json!({"c": ["x", ""], "a": 0})), "choice 1 is empty");
         assert_eq!(wrong(json!({"a": 0})), "`doc_to_choice`: there is no field `c`; the row has `a`");
     }

@@ -12,6 +12,9 @@ use serde::Serialize;
 
 use crate::{durable, progress::Event};
 
+/// The link, in a run's folder, that those of its steps go through.
+const SHOWN: &str = ".shown";
+
 /// An open run folder.
 #[derive(Debug)]
 pub struct RunFolder {
@@ -54,8 +57,16 @@ impl RunFolder {
         }
     }
 
-    /// What its steps leave in it.
-    pub(super) fn steps(&self) -> StepFolders {
+    /// What its steps leave in it. `shown` is the cache's parent of folders with links.
+    pub(super) fn steps(&self, shown: &Path) -> StepFolders {
+        let steps = self.step_folders();
+        // Without them only people have to look elsewhere.
+        let _ = fs::create_dir(&steps.0).and_then(|()| symlink(shown, self.path.join(SHOWN)));
+        steps
+    }
+
+    /// The folders of its steps.
+    pub(super) fn step_folders(&self) -> StepFolders {
         StepFolders(self.path.join("steps"))
     }
 
@@ -92,14 +103,18 @@ impl StepFolders {
         self.0.join(node)
     }
 
-    /// Links a step's artifact and its log.
-    pub(super) fn link(&self, node: &str, artifact: &Path, log: &Path) {
+    /// Links a step to the cache's folder of links to its artifact and its log, or makes such a folder.
+    pub(super) fn link(&self, node: &str, shown: Option<&Path>, artifact: &Path, log: &Path) {
         let folder = self.of(node);
-        // The folder of a run is new, so nothing is in the way. A node's name may hold a `/`.
-        if fs::create_dir(&folder).or_else(|_| fs::create_dir_all(&folder)).is_ok() {
-            let _ = symlink(artifact, folder.join("artifact"));
-            let _ = symlink(log, folder.join("log.txt"));
-        }
+        let Some(shown) = shown else {
+            if fs::create_dir_all(&folder).is_ok() {
+                let _ = symlink(artifact, folder.join("artifact"));
+                let _ = symlink(log, folder.join("log.txt"));
+            }
+            return;
+        };
+        // The folder of a run is new, so nothing is in the way. A short target takes no block of the disk.
+        let _ = symlink(Path::new("..").join(SHOWN).join(shown), folder);
     }
 }
 

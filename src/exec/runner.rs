@@ -57,6 +57,8 @@ pub(super) enum Message {
     Started(NodeIndex, String),
     Warned(NodeIndex, String),
     Retrying(NodeIndex, String, u32),
+    /// It has run and needs its slots no more; its result is still to be saved.
+    Saving(NodeIndex),
     Done(NodeIndex, Box<Result<Success, Failure>>),
 }
 
@@ -174,7 +176,8 @@ impl Runner<'_> {
         }
         self.cache.remember(&self.plan.recipe_name, &job.node.id, key);
         let input = as_input(job.node, &record, key, self.cache, &job.inputs);
-        self.steps.link(&job.node.id, &input.path, &self.cache.log_path(&record.digest));
+        let (shown, log) = (self.cache.show(&record), self.cache.log_path(&record.digest));
+        self.steps.link(&job.node.id, shown.as_deref(), &input.path, &log);
         Success { input, record, cached }
     }
 
@@ -215,6 +218,7 @@ impl Runner<'_> {
             }
             match ran {
                 Ok(()) => {
+                    let _ = messages.send(Message::Saving(job.index));
                     self.keys.check_unchanged(job.node)?;
                     let warnings = warnings(&workspace.log());
                     let record = self

@@ -96,6 +96,8 @@ struct Dispatcher<'a> {
     looking: BTreeMap<Rank, Job<'a>>,
     waiting: BTreeMap<Rank, Waiting<'a>>,
     running: HashMap<NodeIndex, Running>,
+    /// Those that have run, and whose results are saved while others run.
+    saving: BTreeSet<NodeIndex>,
     slots: Slots<'a>,
     /// Time to the end of the run from each step on; known once one has to run.
     times: Option<HashMap<NodeIndex, Duration>>,
@@ -137,7 +139,7 @@ pub fn run(
         observer,
         lock_timeout: options.lock_timeout,
         tensorboard: folder.path().join("tensorboard"),
-        steps: folder.steps(),
+        steps: folder.steps(&cache.shown()),
         memory: options.memory,
         pool: Pool::default(),
         orders: AtomicU64::new(0),
@@ -166,7 +168,7 @@ pub fn run(
         loop {
             dispatcher.look(&looks);
             dispatcher.start(scope, &runner, &sender);
-            if dispatcher.looking.is_empty() && dispatcher.running.is_empty() {
+            if dispatcher.is_idle() {
                 break;
             }
             // A short wait keeps ctrl-C and timeouts prompt.
@@ -269,6 +271,7 @@ impl<'a> Dispatcher<'a> {
             looking: BTreeMap::new(),
             waiting: BTreeMap::new(),
             running: HashMap::new(),
+            saving: BTreeSet::new(),
             slots: Slots::new(&options.capacity),
             times: None,
             done: HashMap::new(),
@@ -277,6 +280,10 @@ impl<'a> Dispatcher<'a> {
             stopping: false,
             told_to_stop: false,
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.looking.is_empty() && self.running.is_empty() && self.saving.is_empty()
     }
 
     fn say(&mut self, event: Event) {
@@ -317,12 +324,16 @@ impl<'a> Dispatcher<'a> {
     ) where
         'a: 'scope,
     {
-        // One that is still looked up may turn out to come first, if it has to run.
-        let first = self.looking.first_key_value().map(|(rank, _)| *rank);
+        // One that is still looked up may turn out to come first, if it has to run; and so may one that only
+        // waits until what it needs is saved.
+        let looking = self.looking.first_key_value().map(|(rank, _)| *rank);
+        let first = looking.into_iter().chain(self.ready_once_saved()).min();
         let mut reserved = Reserved::default();
         let mut granted = Vec::new();
         for (rank, Waiting { demand, .. }) in &self.waiting {
-            let full = self.running.len() + granted.len() >= self.options.jobs.max(1);
+            let jobs = self.options.jobs.max(1);
+            // Where the disk does not keep up, steps wait for it.
+            let full = self.running.len() + granted.len() >= jobs || self.saving.len() > jobs;
             if full || reserved.all() || first.is_some_and(|first| first < *rank) {
                 break;
             }
@@ -342,6 +353,18 @@ impl<'a> Dispatcher<'a> {
             let sender = messages.clone();
             scope.spawn(move || runner.run(&job, &key, &cards, &sender));
         }
+    }
+
+    /// Ranks of the steps that need nothing more but what is being saved.
+    fn ready_once_saved(&self) -> impl Iterator<Item = Rank> {
+        let mut saved: HashMap<NodeIndex, usize> = HashMap::new();
+        for next in self.saving.iter().flat_map(|index| self.plan.downstream(*index)) {
+            *saved.entry(next).or_default() += 1;
+        }
+        saved
+            .into_iter()
+            .filter(|(next, saved)| self.missing.get(next) == Some(saved))
+            .map(|(next, _)| self.rank(next))
     }
 
     fn rank(&self, index: NodeIndex) -> Rank {
@@ -366,15 +389,24 @@ impl<'a> Dispatcher<'a> {
             Message::Retrying(index, error, attempt) => {
                 self.say(Event::StepRetried { step: id(index), error, attempt });
             }
+            Message::Saving(index) => {
+                self.give_back_slots(index);
+                self.saving.insert(index);
+            }
             Message::Done(index, result) => {
-                if let Some(running) = self.running.remove(&index) {
-                    self.slots.give_back(running.grant);
-                }
+                self.give_back_slots(index);
+                self.saving.remove(&index);
                 match *result {
                     Ok(success) => self.succeeded(index, success),
                     Err(failure) => self.failed(index, failure),
                 }
             }
+        }
+    }
+
+    fn give_back_slots(&mut self, index: NodeIndex) {
+        if let Some(running) = self.running.remove(&index) {
+            self.slots.give_back(running.grant);
         }
     }
 
@@ -447,7 +479,7 @@ impl<'a> Dispatcher<'a> {
             return;
         }
         let step = self.plan.graph[index].id.clone();
-        let folder = self.folder.steps().of(&step);
+        let folder = self.folder.step_folders().of(&step);
         let log = folder.join("log.txt");
         if std::fs::create_dir_all(&folder).is_ok() {
             let _ = std::fs::write(&log, &failure.log);

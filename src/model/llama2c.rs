@@ -174,13 +174,13 @@ fn place_tensors(config: &ModelConfig, data_bytes: u64) -> anyhow::Result<Tensor
 /// # Errors
 /// When the file is cut short or holds another number of tokens.
 pub(crate) fn tokenizer_files(path: &Path, vocab_size: usize) -> anyhow::Result<(Value, Value)> {
-    let tokens = read_tokens(&read_bounded(path, MAX_BYTES)?, vocab_size)
-        .with_context(|| format!("`{}` is not a valid llama2.c tokenizer", path.display()))?;
-    let added: Vec<AddedToken> = (0..3)
-        .map(|id| AddedToken { id, content: tokens[id as usize].text.clone(), special: true })
-        .collect();
-    let around = Around { bos: Some(BOS), eos: None };
-    let tokenizer = scored(&tokens, 0, true, &added, around)?;
+    let tokenizer = read_tokens(&read_bounded(path, MAX_BYTES)?, vocab_size).and_then(|tokens| {
+        let special = |id: u32| AddedToken { id, content: tokens[id as usize].text.clone(), special: true };
+        let added: Vec<AddedToken> = (0..3).map(special).collect();
+        scored(&tokens, 0, true, &added, Around { bos: Some(BOS), eos: None })
+    });
+    let tokenizer =
+        tokenizer.with_context(|| format!("`{}` is not a valid llama2.c tokenizer", path.display()))?;
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": false,

@@ -91,7 +91,7 @@ impl StepParams for ReportParams {
         for (key, value) in &self.labels {
             if !value.is_string() {
                 problems
-                    .push(Problem::new(format!("labels.{key}"), format!("expected a text, found {value}")));
+                    .push(Problem::new(format!("labels.{key}"), format!("must be a text, found {value}")));
             }
         }
         problems

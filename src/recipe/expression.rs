@@ -359,7 +359,9 @@ impl<'s> Evaluator<'s> {
                 Data::Map(entries)
             }
             ValueKind::Undefined => return Err(wrong("a part of its value is undefined")),
-            other => return Err(wrong(&format!("its value is {other}, which a recipe cannot hold"))),
+            other => {
+                return Err(wrong(&format!("its value is of kind `{other}`, which a recipe cannot hold")));
+            }
         })
     }
 

@@ -121,8 +121,8 @@ impl Encoder<'_> {
         if let PromptTemplate::Text | PromptTemplate::Document = template {
             let Some(document) = row.get("text").and_then(|value| value.as_str()) else {
                 bail!(
-                    "there is no field `text`; the prompt `{}` needs a dataset of format `text`",
-                    json!(template)
+                    "there is no field `text`; `prompt: {}` needs a dataset of format `text`",
+                    if template == PromptTemplate::Text { "text" } else { "document" }
                 )
             };
             let mut ids = self.encode(document)?;

@@ -108,6 +108,42 @@ fn what_cannot_be_read_is_replaced() {
     assert!(fs::read_dir(space.path().join("cache/steps-v1/tmp")).unwrap().next().is_none());
 }
 
+/// A run shows what it made, also when a later one made other bytes of the same step.
+#[test]
+fn runs_show_their_own_results() {
+    let space = Space::new(
+        r#"version: 1
+name: own
+steps:
+  a: { uses: command, with: { run: "date +%s%N > a", outputs: [a] } }
+  m: { uses: command, matrix: { x: [p/q] }, with: { run: "echo ${{ matrix.x }} | tee m", outputs: [m] } }
+"#,
+    );
+    let run = || fs::canonicalize(space.path().join("outputs/own/latest")).unwrap();
+    let made = |run: &Path| fs::read_to_string(run.join("steps/a/artifact/a")).unwrap();
+    assert_eq!(space.counts(&[]), (2, 0));
+    let first = run();
+    let before = made(&first);
+    assert_eq!(space.counts(&["--force=a"]), (1, 1));
+    let second = run();
+    assert!(made(&first) == before && made(&second) != before);
+    assert_eq!(space.counts(&[]), (0, 2));
+    assert_eq!(made(&run()), made(&second));
+    assert_eq!(fs::read_to_string(run().join("steps/m[x=p_q]/artifact/m")).unwrap(), "p/q\n");
+    assert_eq!(fs::read_to_string(run().join("steps/m[x=p_q]/log.txt")).unwrap(), "p/q\n");
+    // What it is shown by is made again, and goes with its result.
+    let shown = space.path().join("cache/steps-v1/shown");
+    let count = || {
+        walkdir::WalkDir::new(&shown).into_iter().flatten().filter(|entry| entry.path_is_symlink()).count()
+    };
+    assert_eq!(count(), 6);
+    fs::remove_dir_all(&shown).unwrap();
+    assert_eq!(space.counts(&[]), (0, 2));
+    assert_eq!((made(&run()), count()), (made(&second), 4));
+    space.expect(0, &["cache", "prune", "--max-size", "0"]);
+    assert_eq!(count(), 0);
+}
+
 #[test]
 fn prune_goes_by_last_use() {
     let space = Space::new(TWO);
@@ -209,6 +245,8 @@ fn unreachable_is_what_no_record_leads_to() {
     assert_eq!(pruned["items"].as_array().unwrap().len(), 3, "{}", ran.stdout);
     assert!(pruned["bytes"].as_u64().unwrap() >= 5000);
     assert_eq!((files(&space, "artifacts").len(), files(&space, "logs").len()), (1, 1));
+    let shown = walkdir::WalkDir::new(space.path().join("cache/steps-v1/shown")).min_depth(2).max_depth(2);
+    assert_eq!(shown.into_iter().count(), 1);
     assert_eq!(space.counts(&[]), (1, 1));
 }
 

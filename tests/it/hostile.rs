@@ -26,6 +26,8 @@ fn fixtures() -> PathBuf {
 fn file_name(kind: &str) -> &str {
     match kind {
         "gguf" => "model.gguf",
+        "llama2c" => "model.bin",
+        "llama2c_tokenizer" => "tokenizer.bin",
         "safetensors" => "model.safetensors",
         "safetensors_index" => "model.safetensors.index.json",
         // Weights that do not fit it are told of the folder as a whole.

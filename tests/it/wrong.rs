@@ -155,6 +155,99 @@ fn bases_and_what_is_made_of_them() {
     fail(&space, &steps);
 }
 
+/// Steps that begin well and stop at what their inputs turn out to hold.
+#[test]
+fn what_inputs_hold() {
+    let space = Space::new("");
+    space.copy("recipes/tiny/old", "old");
+    space.copy("recipes/tiny/old", "mute");
+    space.write("mute/tokenizer_config.json", "{\"tokenizer_class\": \"PreTrainedTokenizerFast\"}");
+    fs::remove_file(space.path().join("mute/generation_config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&space.read("mute/config.json")).unwrap();
+    config["eos_token_id"] = Value::Null;
+    space.write("mute/config.json", config.to_string());
+    space.write("one.jsonl", "{\"instruction\": \"Add.\", \"output\": \"2\"}\n");
+    let words = "a word ".repeat(40);
+    space.write("long.jsonl", json!({ "instruction": words, "output": "2" }).to_string() + "\n");
+    space.write("raw.jsonl", "{\"q\": \"\", \"a\": \"\", \"b\": [\"x\"], \"c\": [\"x\", \"\"], \"n\": 7}\n");
+    space.write("a.txt", "one\n\ntwo words\n");
+    space.write("large.md.j2", "x".repeat((1 << 20) + 1));
+    let base = |source: &str| format!("  old: {{ uses: base, with: {{ source: {source} }} }}\n");
+    let rows = |source: &str, format: &str| {
+        format!("  rows: {{ uses: dataset, with: {{ source: {source}, format: {format} }} }}\n")
+    };
+    let tokens = |with: &str| {
+        format!(
+            "  tokens: {{ uses: tokenize, with: {{ base: \"${{{{ steps.old }}}}\", dataset: \"${{{{ steps.rows }}}}\", \
+             {with} }} }}\n"
+        )
+    };
+    let mut steps = Vec::new();
+    for (source, format, with) in [
+        ("one.jsonl", "alpaca", "prompt: document"),
+        ("raw.jsonl", "raw", "prompt: alpaca"),
+        ("long.jsonl", "alpaca", "prompt: alpaca, max_seq_length: 8"),
+    ] {
+        steps.push(base("old") + &rows(source, format) + &tokens(with));
+    }
+    steps.push(base("mute") + &rows("one.jsonl", "alpaca") + &tokens("prompt: alpaca"));
+    let train = "  train: { uses: train, with: { base: \"${{ steps.old }}\", tokens: \"${{ steps.tokens }}\", \
+         adapter: { target_modules: [q_proj] }, validation_split: 0.5, optimizer: { max_steps: 1, eval_steps: 1 } } }\n";
+    steps.push(base("old") + &rows("one.jsonl", "alpaca") + &tokens("prompt: alpaca") + train);
+    // Tasks whose templates do not find what they ask for.
+    let task = |name: &str, more: &str| {
+        let text =
+            format!("task: {name}\ndoc_to_text: q\ndoc_to_target: a\nmetadata: {{ version: 1 }}\n{more}\n");
+        space.write(&format!("{name}.yaml"), text);
+    };
+    task("empty_answer", "output_type: generate_until");
+    task("empty_text", "output_type: loglikelihood_rolling");
+    task("no_answer", "output_type: loglikelihood\ntarget_delimiter: \"\"");
+    task("one_choice", "output_type: multiple_choice\ndoc_to_choice: b");
+    task("empty_choice", "output_type: multiple_choice\ndoc_to_choice: c");
+    task("no_list", "output_type: multiple_choice\ndoc_to_choice: \"a {{ c }}\"");
+    task("number", "output_type: multiple_choice\ndoc_to_choice: n");
+    let text = fs::read_to_string(space.path().join("empty_text.yaml")).unwrap();
+    space.write("empty_text.yaml", text.replace("doc_to_text: q\n", ""));
+    for name in ["empty_answer", "empty_text", "no_answer", "one_choice", "empty_choice", "no_list", "number"]
+    {
+        let eval = format!(
+            "  scores: {{ uses: eval, with: {{ model: \"${{{{ steps.old }}}}\", tasks: [{{ task: {name}.yaml, \
+             dataset: \"${{{{ steps.rows }}}}\" }}] }} }}\n"
+        );
+        steps.push(base("old") + &rows("raw.jsonl", "raw") + &eval);
+    }
+    let asked = "  scores: { uses: eval, with: { model: \"${{ steps.old }}\", tasks: [{ task: gsm8k, prompt: alpaca, \
+         dataset: \"${{ steps.rows }}\" }] } }\n";
+    steps.push(base("old") + &rows("raw.jsonl", "raw") + asked);
+    let scores = "  scores: { uses: eval, with: { model: \"${{ steps.old }}\", \
+         tasks: [{ task: perplexity, dataset: \"${{ steps.rows }}\" }] } }\n";
+    for with in ["labels: { nobody: N }", "template: large.md.j2"] {
+        let report = format!(
+            "  page: {{ uses: report, with: {{ results: [\"${{{{ steps.scores }}}}\"], {with} }} }}\n"
+        );
+        steps.push(base("old") + &rows("a.txt", "text") + scores + &report);
+    }
+    let twice = scores.replace("scores:", "others:")
+        + "  page: { uses: report, with: { results: [\"${{ steps.scores }}\", \"${{ steps.others }}\"], \
+           labels: { scores: same, others: same } } }\n";
+    steps.push(base("old") + &rows("a.txt", "text") + scores + &twice);
+    steps.push(
+        base("old") + "  mine: { uses: adapter, with: { source: a.txt, base: \"${{ steps.old }}\" } }\n",
+    );
+    let made = "  made: { uses: command, with: { run: \"mkdir d; touch d/e\", outputs: [d] } }\n";
+    steps.push(
+        made.to_owned()
+            + "  rows: { uses: dataset, with: { source: { step: \"${{ steps.made }}\", path: d/f }, format: text } }\n",
+    );
+    fail(&space, &steps);
+    // What is not selected has to be there.
+    let other = made.replace("d/e", "d/g");
+    let next = made.replace("made:", "next:").replace("run:", "steps: { made: \"${{ steps.made }}\" }, run:");
+    space.write("recipe.yaml", format!("version: 1\nname: wrong\nsteps:\n{other}{next}"));
+    assert_eq!(space.run(&["run", "-q", "--only", "next"]).code, 1);
+}
+
 #[test]
 fn commands() {
     let space = Space::new("");

@@ -12,7 +12,7 @@ use evergraft::{
     eval::Task,
     model::{
         BaseFolder, Decoder, HalvesOrder, ModelConfig, RandomWeights, SafetensorsWeights, SourceModel,
-        Tokenizer, WeightSource, expected_tensors, gguf::GgufFile, parameter_count,
+        Tokenizer, TokenizerFiles, WeightSource, expected_tensors, gguf::GgufFile, parameter_count,
     },
     params::{DeviceName, Dtype, TaskDefinition},
     peft::{Adapter, Merged},
@@ -24,8 +24,10 @@ use serde_json::Value;
 pub type Entry = fn(&Path, &[u8]) -> anyhow::Result<()>;
 
 /// Every kind, under the name of its target.
-pub const ENTRIES: [(&str, Entry); 7] = [
+pub const ENTRIES: [(&str, Entry); 9] = [
     ("gguf", gguf),
+    ("llama2c", llama2c),
+    ("llama2c_tokenizer", llama2c_tokenizer),
     ("safetensors", safetensors),
     ("safetensors_index", safetensors_index),
     ("config_json", config_json),
@@ -61,6 +63,23 @@ pub fn gguf(dir: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         files.write(dir)?;
         Tokenizer::from_dir(dir)?.encode("Hello  world 12345 \u{e9}", true)?;
     }
+    Ok(())
+}
+
+/// A llama2.c checkpoint, up to its weights.
+pub fn llama2c(dir: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let path = dir.join("model.bin");
+    fs::write(&path, bytes)?;
+    let model = SourceModel::open_native(&path)?.into_halves();
+    load_all(model.weights.as_ref(), &model.config)
+}
+
+/// A tokenizer of llama2.c, for a model of 260 tokens.
+pub fn llama2c_tokenizer(dir: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let path = dir.join("tokenizer.bin");
+    fs::write(&path, bytes)?;
+    TokenizerFiles::from_llama2c(&path, 260)?.write(dir)?;
+    Tokenizer::from_dir(dir)?.encode("Hello  world 12345 \u{e9}", true)?;
     Ok(())
 }
 

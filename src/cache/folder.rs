@@ -339,7 +339,7 @@ fn sharded(what: &str, digest: &Digest, ending: &str) -> PathBuf {
 }
 
 fn make_folders(root: &Path) -> std::io::Result<()> {
-    for folder in ["records", "artifacts", "logs", "last", "sources", "locks", TMP] {
+    for folder in ["records", "artifacts", "logs", SHOWN, "last", "sources", "locks", TMP] {
         fs::create_dir_all(root.join(BUCKET).join(folder))?;
     }
     Ok(())

@@ -53,7 +53,8 @@ impl RunFolder {
     /// Adds a line to `events.jsonl`. A full disk must not end a run that can still go on.
     pub(super) fn event(&mut self, event: &Event) {
         if let Ok(line) = serde_json::to_string(event) {
-            let _ = writeln!(self.events, "{line}");
+            // In one write: thousands of steps make as many.
+            let _ = self.events.write_all((line + "\n").as_bytes());
         }
     }
 

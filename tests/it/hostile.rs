@@ -44,7 +44,8 @@ fn error_of(kind: &str, bytes: &[u8]) -> Option<String> {
     let (_, entry) = entries::ENTRIES.iter().find(|(name, _)| *name == kind).expect("a known kind");
     let dir = tempfile::tempdir().unwrap();
     let error = entry(dir.path(), bytes).err()?;
-    Some(format!("{error:#}").replace(&dir.path().display().to_string(), "DIR"))
+    let hint = evergraft::error::hint_of(&error).map(|hint| format!("\nhint: {hint}"));
+    Some(format!("{error:#}{}", hint.unwrap_or_default()).replace(&dir.path().display().to_string(), "DIR"))
 }
 
 #[test]

@@ -74,6 +74,33 @@ impl World {
 }
 
 #[test]
+fn wrong_settings_are_told() {
+    let world = World::new(RECIPE);
+    world.space.write("words", "two words");
+    world.space.write("binary", [0xff]);
+    let path = |name: &str| world.space.path().join(name).display().to_string();
+    for (name, value) in [
+        ("HF_ENDPOINT", "nowhere".to_owned()),
+        ("HF_TOKEN", "two words".to_owned()),
+        ("HF_TOKEN_PATH", path("words")),
+        ("HF_TOKEN_PATH", path("binary")),
+    ] {
+        let args = ["run", "-q"];
+        let ran = world.ran(world.command(&args).env(name, value), &args);
+        assert!(ran.code != 0 && !ran.stderr.contains("two words"), "{name}: {}", ran.stderr);
+    }
+    assert_eq!(world.asked(), 0);
+    for lock in [
+        format!("version: 1\ncommits: {{ nonsense: \"{COMMIT}\" }}\n"),
+        "version: 1\ncommits: { \"hf://org/m@main\": short }\n".to_owned(),
+        format!("version: 1\n# {}\n", "long".repeat(1 << 20)),
+    ] {
+        world.space.write("recipe.lock", lock);
+        assert_ne!(world.run(&["run", "-q"]).code, 0);
+    }
+}
+
+#[test]
 fn a_commit_is_pinned_once_and_everything_agrees() {
     let world = World::new(RECIPE);
     // Planning asks nobody, and says what it does not know.

@@ -83,7 +83,9 @@ pub(crate) fn must_be_known(space: &Path, args: &[&str], ran: &Ran) {
 /// The text of a library call's error, after it was compared with what it was.
 pub(crate) fn known(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
-    compare(format!("===\n{}\n", same_each_time(&text).trim_end()));
+    let hint = evergraft::error::hint_of(error).map(|hint| format!("\nhint: {hint}"));
+    let shown = text.clone() + &hint.unwrap_or_default();
+    compare(format!("===\n{}\n", same_each_time(&shown).trim_end()));
     text
 }
 

@@ -205,6 +205,13 @@ impl Cache {
                 let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
             }
         }
+        // A kill right after the commit leaves what nobody will go on from.
+        for entry in fs::read_dir(self.own(CHECKPOINTS)).into_iter().flatten().flatten() {
+            let key = format!("blake3:{}", entry.file_name().to_string_lossy()).parse();
+            if key.is_ok_and(|key| self.holds(&key)) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     /// Takes the cache alone.

@@ -144,6 +144,21 @@ steps:
     assert_eq!(count(), 0);
 }
 
+/// A run may be killed after its commit and before it has removed what it would have gone on from.
+#[test]
+fn checkpoints_of_what_is_done_go() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    let folder = |key: &str| space.path().join("cache/steps-v1/checkpoints").join(key);
+    let done = record(&space, "a").file_name().unwrap().to_str().unwrap().to_owned();
+    let open = "0".repeat(64);
+    for key in [&done, &open] {
+        fs::create_dir_all(folder(key).join("step-1")).unwrap();
+    }
+    assert_eq!(space.counts(&[]), (0, 2));
+    assert!(!folder(&done).exists() && folder(&open).join("step-1").exists());
+}
+
 #[test]
 fn prune_goes_by_last_use() {
     let space = Space::new(TWO);

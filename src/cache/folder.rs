@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::UNIX_EPOCH,
 };
 
 use anyhow::Context as _;
@@ -28,7 +29,7 @@ pub(super) const BUCKET: &str = "steps-v1";
 /// The folder of what is not committed yet.
 pub(super) const TMP: &str = "tmp";
 /// The folder of folders with links to a result's artifact and log, which runs link to.
-const SHOWN: &str = "shown";
+pub(super) const SHOWN: &str = "shown";
 /// The folder of what unfinished steps go on from.
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 /// The folder of the notes of those who use the cache.
@@ -205,10 +206,13 @@ impl Cache {
                 let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
             }
         }
-        // A kill right after the commit leaves what nobody will go on from.
+        // A kill right after the commit leaves what nobody will go on from; what is newer than the record is of
+        // a step that runs again, although its result is here.
         for entry in fs::read_dir(self.own(CHECKPOINTS)).into_iter().flatten().flatten() {
-            let key = format!("blake3:{}", entry.file_name().to_string_lossy()).parse();
-            if key.is_ok_and(|key| self.holds(&key)) {
+            let Ok(key) = format!("blake3:{}", entry.file_name().to_string_lossy()).parse() else { continue };
+            if let Ok(Some(done)) = Record::read(&self.own(record(&key)), &key)
+                && newest(&entry.path()) <= done.committed_at
+            {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -259,48 +263,32 @@ impl Cache {
         self.root.join(DOWNLOADS)
     }
 
-    /// Parent of the folders that [`Self::show`] names.
-    pub fn shown(&self) -> PathBuf {
-        self.own(SHOWN)
+    /// Parent of the folders that [`Self::show`] names; none where it names none.
+    pub fn shown(&self) -> Option<PathBuf> {
+        // What lies beneath would be shown as if it were this one's.
+        self.beneath.is_none().then(|| self.own(SHOWN))
     }
 
-    /// Name, below [`Self::shown`], of a folder with links to a result's artifact and log: `artifact` and
-    /// `log.txt`. It stays what it is when a later run of the same step makes other bytes. None where it
-    /// cannot be made.
-    pub fn show(&self, record: &Record) -> Option<PathBuf> {
-        // What lies beneath would be shown as if it were this one's.
-        if self.beneath.is_some() {
-            return None;
-        }
-        let name = shown(&record.digest).join(format!(
-            "{}-{}",
-            shown_prefix(&record.digest),
-            record.artifact.short()
-        ));
-        let folder = self.own(SHOWN).join(&name);
-        // The last of it.
-        let log = folder.join("log.txt");
-        if fs::symlink_metadata(&log).is_ok() {
+    /// Name, below [`Self::shown`], of a folder with links to a result's artifact and its log: `artifact`, which
+    /// stays when a later run of the same step makes other bytes, and `log.txt`, which is that of the newest.
+    /// None where it cannot be made.
+    pub fn show(&self, result: &Record) -> Option<PathBuf> {
+        let (key, bytes) = (&result.digest, &result.artifact);
+        // Short enough for a file system to keep a link to it in an inode.
+        let name = Path::new(&key.hex()[..2]).join(format!("{}-{}", &key.hex()[..24], bytes.short()));
+        let folder = self.shown()?.join(&name);
+        let links = [("artifact", artifact(bytes)), ("log.txt", log(key))];
+        if links.iter().all(|(link, _)| fs::symlink_metadata(folder.join(link)).is_ok()) {
             return Some(name);
         }
         fs::create_dir(&folder).or_else(|_| fs::create_dir_all(&folder)).ok()?;
-        let up = Path::new("../../..");
-        let links = [(artifact(&record.artifact), folder.join("artifact")), (self::log(&record.digest), log)];
-        for (target, link) in links {
-            match symlink(up.join(target), link) {
+        for (link, target) in links {
+            match symlink(Path::new("../../..").join(target), folder.join(link)) {
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => return None,
                 _ => {}
             }
         }
         Some(name)
-    }
-
-    /// The folders that [`Self::show`] made of a key.
-    pub(super) fn shown_of(&self, key: &Digest) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.own(SHOWN).join(shown(key))).into_iter().flatten().flatten();
-        let of_key =
-            |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(shown_prefix(key));
-        entries.filter(of_key).map(|entry| entry.path()).collect()
     }
 
     /// Folder of an artifact.
@@ -323,16 +311,6 @@ pub(super) fn log(digest: &Digest) -> PathBuf {
     sharded("logs", digest, ".txt")
 }
 
-/// Where the folders of a key are below [`SHOWN`].
-fn shown(key: &Digest) -> &Path {
-    Path::new(&key.hex()[..2])
-}
-
-/// What their names begin with: short, so that a file system keeps a link to them in the entry itself.
-fn shown_prefix(key: &Digest) -> &str {
-    &key.hex()[..24]
-}
-
 pub(super) fn record(digest: &Digest) -> PathBuf {
     sharded("records", digest, "")
 }
@@ -343,6 +321,14 @@ pub(super) fn last(recipe: &str, node: &str) -> PathBuf {
 
 fn sharded(what: &str, digest: &Digest, ending: &str) -> PathBuf {
     Path::new(what).join(&digest.hex()[..2]).join(format!("{}{ending}", digest.hex()))
+}
+
+/// When something in a folder was last written, in seconds since 1970.
+fn newest(folder: &Path) -> u64 {
+    let all = walkdir::WalkDir::new(folder).into_iter().flatten();
+    let times = all.filter_map(|entry| entry.metadata().ok()?.modified().ok());
+    let newest = times.max().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    newest.unwrap_or_default().as_secs()
 }
 
 fn make_folders(root: &Path) -> std::io::Result<()> {

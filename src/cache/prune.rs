@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     Cache, Record,
-    folder::{self, CHECKPOINTS, DAMAGED, TMP},
+    folder::{self, CHECKPOINTS, DAMAGED, SHOWN, TMP},
     verify::remove,
 };
 use crate::{digest::Digest, durable::read_checked_json, error::hinted};
@@ -100,6 +100,7 @@ impl Cache {
         if rules.unreachable {
             pruning.remove_unreachable(&uses, &results, &lost)?;
         }
+        pruning.remove_dead_links()?;
         Ok(pruning.pruned)
     }
 }
@@ -140,9 +141,6 @@ impl Pruning<'_> {
         self.pruned.items.push(PrunedItem { what, path: result.path.clone(), days });
         self.free(&result.path)?;
         self.free(&self.cache.own(folder::log(&result.digest)))?;
-        for links in self.cache.shown_of(&result.digest) {
-            self.free(&links)?;
-        }
         if let Some(left) = uses.get_mut(&result.artifact) {
             *left -= 1;
             if *left == 0 {
@@ -162,21 +160,15 @@ impl Pruning<'_> {
             self.remove(path, "a damaged record")?;
         }
         let used: BTreeSet<&str> = uses.keys().map(Digest::hex).collect();
-        let sharded = |name: &str| entries(&self.cache.own(name)).flat_map(|shard| entries(&shard));
-        for path in sharded("artifacts").collect::<Vec<_>>() {
+        for path in self.sharded("artifacts") {
             if !used.contains(name_of(&path)) {
                 self.remove(&path, "files without a record")?;
             }
         }
         let known: BTreeSet<&str> = results.iter().map(|result| result.digest.hex()).collect();
-        for path in sharded("logs").collect::<Vec<_>>() {
+        for path in self.sharded("logs") {
             if !known.contains(name_of(&path).trim_end_matches(".txt")) {
                 self.remove(&path, "a log without a record")?;
-            }
-        }
-        for path in sharded("shown").collect::<Vec<_>>() {
-            if fs::metadata(path.join("artifact")).is_err() {
-                self.free(&path)?;
             }
         }
         for (folder, what) in [(TMP, "left by a killed run"), (DAMAGED, "set aside by `verify --repair`")] {
@@ -189,6 +181,20 @@ impl Pruning<'_> {
             entries(&self.cache.own("locks")).for_each(|path| drop(fs::remove_file(path)));
         }
         Ok(())
+    }
+
+    /// What showed results that are gone.
+    fn remove_dead_links(&mut self) -> anyhow::Result<()> {
+        for folder in self.sharded(SHOWN) {
+            if ["artifact", "log.txt"].iter().any(|link| fs::metadata(folder.join(link)).is_err()) {
+                self.free(&folder)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sharded(&self, name: &str) -> Vec<PathBuf> {
+        entries(&self.cache.own(name)).flat_map(|shard| entries(&shard)).collect()
     }
 
     fn remove(&mut self, path: &Path, what: &str) -> anyhow::Result<()> {

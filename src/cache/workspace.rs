@@ -50,10 +50,12 @@ impl Workspace {
 impl Drop for Workspace {
     fn drop(&mut self) {
         let empty = fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.next().is_none());
-        if empty {
-            self.idle.give(std::mem::take(&mut self.folder));
-        } else {
-            let _ = fs::remove_dir_all(&self.folder);
+        // Under the step's name, whoever runs that step next would take it for a dead one's and remove it.
+        let idle =
+            renamed(&self.folder, "idle-").filter(|idle| empty && fs::rename(&self.folder, idle).is_ok());
+        match idle {
+            Some(idle) => self.idle.give(idle),
+            None => drop(fs::remove_dir_all(&self.folder)),
         }
     }
 }
@@ -63,11 +65,10 @@ impl Drop for Workspace {
 pub(super) struct IdleFolders(Mutex<Vec<PathBuf>>);
 
 impl IdleFolders {
-    /// One of them under a new name. Whoever runs the step it was made for may have removed it.
+    /// One of them under a new name.
     fn take(&self, prefix: &str) -> Option<PathBuf> {
         let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-        let (_, random) = idle.file_name()?.to_str()?.rsplit_once('-')?;
-        let folder = idle.with_file_name(format!("{prefix}{random}"));
+        let folder = renamed(&idle, prefix)?;
         fs::rename(&idle, &folder).ok().map(|()| folder)
     }
 
@@ -82,6 +83,12 @@ impl Drop for IdleFolders {
             let _ = fs::remove_dir(folder);
         }
     }
+}
+
+/// The path with another beginning of its name; the random end stays.
+fn renamed(path: &Path, prefix: &str) -> Option<PathBuf> {
+    let (_, random) = path.file_name()?.to_str()?.rsplit_once('-')?;
+    Some(path.with_file_name(format!("{prefix}{random}")))
 }
 
 #[cfg(test)]
@@ -101,6 +108,7 @@ mod tests {
         let name = there()[0].strip_prefix("aa-").unwrap().to_owned();
         fs::remove_dir(first.out()).unwrap();
         drop(first);
+        assert_eq!(there(), [format!("idle-{name}")], "it is no step's any more");
         let second = new("bb-");
         assert_eq!(there(), [format!("bb-{name}")]);
         fs::write(second.out().join("left"), "").unwrap();

@@ -58,11 +58,12 @@ impl RunFolder {
         }
     }
 
-    /// What its steps leave in it. `shown` is the cache's parent of folders with links.
-    pub(super) fn steps(&self, shown: &Path) -> StepFolders {
+    /// What its steps leave in it. `shown` is the cache's parent of folders with links, if it has one.
+    pub(super) fn steps(&self, shown: Option<&Path>) -> StepFolders {
         let steps = self.step_folders();
         // Without them only people have to look elsewhere.
-        let _ = fs::create_dir(&steps.0).and_then(|()| symlink(shown, self.path.join(SHOWN)));
+        let _ = fs::create_dir(&steps.0);
+        let _ = shown.map(|shown| symlink(shown, self.path.join(SHOWN)));
         steps
     }
 

@@ -96,8 +96,9 @@ struct Dispatcher<'a> {
     looking: BTreeMap<Rank, Job<'a>>,
     waiting: BTreeMap<Rank, Waiting<'a>>,
     running: HashMap<NodeIndex, Running>,
-    /// Those that have run, and whose results are saved while others run.
-    saving: BTreeSet<NodeIndex>,
+    /// Those that have run, and whose results are saved while others run; with their slots, as long as they
+    /// keep them.
+    saving: BTreeMap<NodeIndex, Option<Grant>>,
     slots: Slots<'a>,
     /// Time to the end of the run from each step on; known once one has to run.
     times: Option<HashMap<NodeIndex, Duration>>,
@@ -139,7 +140,7 @@ pub fn run(
         observer,
         lock_timeout: options.lock_timeout,
         tensorboard: folder.path().join("tensorboard"),
-        steps: folder.steps(&cache.shown()),
+        steps: folder.steps(cache.shown().as_deref()),
         memory: options.memory,
         pool: Pool::default(),
         orders: AtomicU64::new(0),
@@ -271,7 +272,7 @@ impl<'a> Dispatcher<'a> {
             looking: BTreeMap::new(),
             waiting: BTreeMap::new(),
             running: HashMap::new(),
-            saving: BTreeSet::new(),
+            saving: BTreeMap::new(),
             slots: Slots::new(&options.capacity),
             times: None,
             done: HashMap::new(),
@@ -324,16 +325,16 @@ impl<'a> Dispatcher<'a> {
     ) where
         'a: 'scope,
     {
-        // One that is still looked up may turn out to come first, if it has to run; and so may one that only
-        // waits until what it needs is saved.
-        let looking = self.looking.first_key_value().map(|(rank, _)| *rank);
-        let first = looking.into_iter().chain(self.ready_once_saved()).min();
+        self.give_back_slots_of_saved();
+        // One that is still looked up may turn out to come first, if it has to run.
+        let first = self.looking.first_key_value().map(|(rank, _)| *rank);
+        let taken = self.running.len() + self.saving.values().flatten().count();
         let mut reserved = Reserved::default();
         let mut granted = Vec::new();
         for (rank, Waiting { demand, .. }) in &self.waiting {
             let jobs = self.options.jobs.max(1);
             // Where the disk does not keep up, steps wait for it.
-            let full = self.running.len() + granted.len() >= jobs || self.saving.len() > jobs;
+            let full = taken + granted.len() >= jobs || self.saving.len() > jobs;
             if full || reserved.all() || first.is_some_and(|first| first < *rank) {
                 break;
             }
@@ -355,16 +356,26 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// Ranks of the steps that need nothing more but what is being saved.
-    fn ready_once_saved(&self) -> impl Iterator<Item = Rank> {
+    /// Steps that are being saved need no slots; they keep them where a step that only waits for them comes
+    /// before all others.
+    fn give_back_slots_of_saved(&mut self) {
+        let Some(first) = self.waiting.first_key_value().map(|(rank, _)| *rank) else { return };
+        if self.saving.values().all(Option::is_none) {
+            return;
+        }
         let mut saved: HashMap<NodeIndex, usize> = HashMap::new();
-        for next in self.saving.iter().flat_map(|index| self.plan.downstream(*index)) {
+        for next in self.saving.keys().flat_map(|index| self.plan.downstream(*index)) {
             *saved.entry(next).or_default() += 1;
         }
-        saved
-            .into_iter()
-            .filter(|(next, saved)| self.missing.get(next) == Some(saved))
-            .map(|(next, _)| self.rank(next))
+        // Those that need nothing more but what is being saved.
+        saved.retain(|next, saved| self.missing.get(next) == Some(saved) && self.rank(*next) < first);
+        for (index, grant) in &mut self.saving {
+            if !self.plan.downstream(*index).iter().any(|next| saved.contains_key(next))
+                && let Some(grant) = grant.take()
+            {
+                self.slots.give_back(grant);
+            }
+        }
     }
 
     fn rank(&self, index: NodeIndex) -> Rank {
@@ -390,23 +401,18 @@ impl<'a> Dispatcher<'a> {
                 self.say(Event::StepRetried { step: id(index), error, attempt });
             }
             Message::Saving(index) => {
-                self.give_back_slots(index);
-                self.saving.insert(index);
+                let grant = self.running.remove(&index).map(|running| running.grant);
+                self.saving.insert(index, grant);
             }
             Message::Done(index, result) => {
-                self.give_back_slots(index);
-                self.saving.remove(&index);
+                let running = self.running.remove(&index).map(|running| running.grant);
+                let saving = self.saving.remove(&index).flatten();
+                running.into_iter().chain(saving).for_each(|grant| self.slots.give_back(grant));
                 match *result {
                     Ok(success) => self.succeeded(index, success),
                     Err(failure) => self.failed(index, failure),
                 }
             }
-        }
-    }
-
-    fn give_back_slots(&mut self, index: NodeIndex) {
-        if let Some(running) = self.running.remove(&index) {
-            self.slots.give_back(running.grant);
         }
     }
 

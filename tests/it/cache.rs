@@ -154,9 +154,19 @@ fn checkpoints_of_what_is_done_go() {
     let open = "0".repeat(64);
     for key in [&done, &open] {
         fs::create_dir_all(folder(key).join("step-1")).unwrap();
+        for below in ["step-1", ""] {
+            let then = SystemTime::now() - Duration::from_secs(60);
+            fs::File::open(folder(key).join(below)).unwrap().set_modified(then).unwrap();
+        }
     }
     assert_eq!(space.counts(&[]), (0, 2));
     assert!(!folder(&done).exists() && folder(&open).join("step-1").exists());
+    // With `--cache-mode write`, a step that is done runs again; it goes on from what is newer than its result.
+    fs::create_dir_all(folder(&done).join("step-2")).unwrap();
+    let later = SystemTime::now() + Duration::from_secs(60);
+    fs::File::open(folder(&done).join("step-2")).unwrap().set_modified(later).unwrap();
+    assert_eq!(space.counts(&[]), (0, 2));
+    assert!(folder(&done).join("step-2").exists());
 }
 
 #[test]

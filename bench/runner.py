@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 WIDTH = 20
 BESIDE = os.path.dirname(sys.executable)
-# ext4 is slow to make files for one to five minutes after many were deleted: all is removed at the end, and what
-# was deleted before this began has to be that old. Each turn begins after a pause.
+# ext4 is slow to make files for minutes after many were deleted: all is removed at the end, and what was deleted
+# before this began should be some minutes old. Each turn begins after a pause.
 PAUSE = 6
 ROOT = tempfile.TemporaryDirectory()
 

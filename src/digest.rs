@@ -84,6 +84,11 @@ impl Digest {
         &self.0
     }
 
+    /// The digest of these hex digits, such as a file is named by.
+    pub fn of_hex(hex: &str) -> Option<Self> {
+        format!("{PREFIX}{hex}").parse().ok()
+    }
+
     /// The first twelve hex digits, for people.
     pub fn short(&self) -> &str {
         &self.0[..12]

@@ -209,8 +209,8 @@ impl Cache {
         // A kill right after the commit leaves what nobody will go on from; what is newer than the record is of
         // a step that runs again, although its result is here.
         for entry in fs::read_dir(self.own(CHECKPOINTS)).into_iter().flatten().flatten() {
-            let Ok(key) = format!("blake3:{}", entry.file_name().to_string_lossy()).parse() else { continue };
-            if let Ok(Some(done)) = Record::read(&self.own(record(&key)), &key)
+            if let Some(key) = Digest::of_hex(&entry.file_name().to_string_lossy())
+                && let Ok(Some(done)) = Record::read(&self.own(record(&key)), &key)
                 && newest(&entry.path()) <= done.committed_at
             {
                 let _ = fs::remove_dir_all(entry.path());

@@ -141,7 +141,7 @@ impl Cache {
     /// The key that once led to an artifact; the newest where several did. Reads every record.
     pub fn maker_of(&self, artifact: &Digest) -> Option<StepKey> {
         let records = self.records().ok()?.into_iter();
-        let digests = records.filter_map(|(_, name)| format!("blake3:{name}").parse::<Digest>().ok());
+        let digests = records.filter_map(|(_, name)| Digest::of_hex(&name));
         let made = digests
             .filter_map(|digest| Record::read(&self.find(folder::record(&digest)), &digest).ok()?)
             .filter(|record| record.artifact == *artifact);

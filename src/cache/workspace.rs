@@ -1,5 +1,5 @@
-//! Folders that steps run in. An emptied one serves the next step: ext4 takes long to make files for some
-//! seconds after it removed others, so a run removes as little as it can.
+//! Folders that steps run in. An emptied one serves the next step: ext4 takes long to make files for
+//! minutes after it removed others, so a run removes as little as it can.
 
 use std::{
     fs::{self, Permissions},

@@ -58,17 +58,15 @@ impl RunFolder {
         }
     }
 
-    /// What its steps leave in it. `shown` is the cache's parent of folders with links, if it has one.
-    pub(super) fn steps(&self, shown: Option<&Path>) -> StepFolders {
-        let steps = self.step_folders();
+    /// Makes what links of steps need. `shown` is the cache's parent of folders with links, if it has one.
+    pub(super) fn prepare_links(&self, shown: Option<&Path>) {
         // Without them only people have to look elsewhere.
-        let _ = fs::create_dir(&steps.0);
+        let _ = fs::create_dir(&self.steps().0);
         let _ = shown.map(|shown| symlink(shown, self.path.join(SHOWN)));
-        steps
     }
 
-    /// The folders of its steps.
-    pub(super) fn step_folders(&self) -> StepFolders {
+    /// What its steps leave in it.
+    pub(super) fn steps(&self) -> StepFolders {
         StepFolders(self.path.join("steps"))
     }
 

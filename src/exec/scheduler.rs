@@ -132,6 +132,7 @@ pub fn run(
     let folder = RunFolder::create(&options.outputs, &plan.recipe_name)?;
     let cache = &cache.of_run(folder.path())?;
     folder.json("plan.json", &plan.to_json())?;
+    folder.prepare_links(cache.shown().as_deref());
     let keys = Keys::new(cache);
     let runner = Runner {
         plan,
@@ -140,7 +141,7 @@ pub fn run(
         observer,
         lock_timeout: options.lock_timeout,
         tensorboard: folder.path().join("tensorboard"),
-        steps: folder.steps(cache.shown().as_deref()),
+        steps: folder.steps(),
         memory: options.memory,
         pool: Pool::default(),
         orders: AtomicU64::new(0),
@@ -328,11 +329,11 @@ impl<'a> Dispatcher<'a> {
         self.give_back_slots_of_saved();
         // One that is still looked up may turn out to come first, if it has to run.
         let first = self.looking.first_key_value().map(|(rank, _)| *rank);
+        let jobs = self.options.jobs.max(1);
         let taken = self.running.len() + self.saving.values().flatten().count();
         let mut reserved = Reserved::default();
         let mut granted = Vec::new();
         for (rank, Waiting { demand, .. }) in &self.waiting {
-            let jobs = self.options.jobs.max(1);
             // Where the disk does not keep up, steps wait for it.
             let full = taken + granted.len() >= jobs || self.saving.len() > jobs;
             if full || reserved.all() || first.is_some_and(|first| first < *rank) {
@@ -485,7 +486,7 @@ impl<'a> Dispatcher<'a> {
             return;
         }
         let step = self.plan.graph[index].id.clone();
-        let folder = self.folder.step_folders().of(&step);
+        let folder = self.folder.steps().of(&step);
         let log = folder.join("log.txt");
         if std::fs::create_dir_all(&folder).is_ok() {
             let _ = std::fs::write(&log, &failure.log);

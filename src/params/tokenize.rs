@@ -1,5 +1,7 @@
 //! `uses: tokenize`: turn a dataset into token ids and loss labels for one base's tokenizer.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,13 @@ pub enum PromptTemplate {
     Text,
     /// Text rows one by one, each followed by the end-of-sequence token.
     Document,
+}
+
+/// As a recipe has it.
+impl fmt::Display for PromptTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(serde_json::to_value(self).map_err(|_| fmt::Error)?.as_str().unwrap_or_default())
+    }
 }
 
 impl StepParams for TokenizeParams {

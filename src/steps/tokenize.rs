@@ -120,10 +120,7 @@ impl Encoder<'_> {
         let template = self.params.prompt;
         if let PromptTemplate::Text | PromptTemplate::Document = template {
             let Some(document) = row.get("text").and_then(|value| value.as_str()) else {
-                bail!(
-                    "there is no field `text`; `prompt: {}` needs a dataset of format `text`",
-                    if template == PromptTemplate::Text { "text" } else { "document" }
-                )
+                bail!("there is no field `text`; `prompt: {template}` needs a dataset of format `text`")
             };
             let mut ids = self.encode(document)?;
             ids.push(self.eos);

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::space::Space;
+use crate::{messages::with_hint, space::Space};
 
 #[path = "../fuzz/src/entries.rs"]
 #[expect(unreachable_pub, reason = "the fuzz targets use it from another crate")]
@@ -44,8 +44,7 @@ fn error_of(kind: &str, bytes: &[u8]) -> Option<String> {
     let (_, entry) = entries::ENTRIES.iter().find(|(name, _)| *name == kind).expect("a known kind");
     let dir = tempfile::tempdir().unwrap();
     let error = entry(dir.path(), bytes).err()?;
-    let hint = evergraft::error::hint_of(&error).map(|hint| format!("\nhint: {hint}"));
-    Some(format!("{error:#}{}", hint.unwrap_or_default()).replace(&dir.path().display().to_string(), "DIR"))
+    Some(with_hint(&error).replace(&dir.path().display().to_string(), "DIR"))
 }
 
 #[test]

@@ -83,10 +83,14 @@ pub(crate) fn must_be_known(space: &Path, args: &[&str], ran: &Ran) {
 /// The text of a library call's error, after it was compared with what it was.
 pub(crate) fn known(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
-    let hint = evergraft::error::hint_of(error).map(|hint| format!("\nhint: {hint}"));
-    let shown = text.clone() + &hint.unwrap_or_default();
-    compare(format!("===\n{}\n", same_each_time(&shown).trim_end()));
+    compare(format!("===\n{}\n", same_each_time(&with_hint(error)).trim_end()));
     text
+}
+
+/// An error as a user sees it, with its hint.
+pub(crate) fn with_hint(error: &anyhow::Error) -> String {
+    let hint = evergraft::error::hint_of(error).map(|hint| format!("\nhint: {hint}"));
+    format!("{error:#}{}", hint.unwrap_or_default())
 }
 
 fn same_each_time(text: &str) -> String {

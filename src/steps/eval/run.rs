@@ -197,11 +197,8 @@ impl<'a> Asked<'a> {
         if let (Some(trained), Some(asks_with)) = (trained_with, asks_with)
             && trained != asks_with
         {
-            let word = |template: PromptTemplate| json!(template).as_str().unwrap_or_default().to_owned();
             ctx.warn(format_args!(
-                "task `{name}` asks with a prompt that goes with `prompt: {}`, but the adapter was trained with `prompt: {}`; if that is not meant, set the task's `prompt`",
-                word(asks_with),
-                word(trained)
+                "task `{name}` asks with a prompt that goes with `prompt: {asks_with}`, but the adapter was trained with `prompt: {trained}`; if that is not meant, set the task's `prompt`"
             ));
         }
     }

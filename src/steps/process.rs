@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    os::unix::process::CommandExt as _,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Child, Command, ExitStatus},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::Context as _;
 pub(crate) use rustix::process::Signal;
-use rustix::process::{Pid, kill_process_group};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, kill_process_group},
+};
 
 use super::StepContext;
 use crate::env;
@@ -98,7 +101,7 @@ pub(super) fn run(command: &mut Command, ctx: &StepContext) -> anyhow::Result<Ex
     let mut group = Group::start(command).context("cannot start the shell")?;
     (ctx.on_program)(group.0.id());
     let mut asked: Option<Instant> = None;
-    let start = Instant::now();
+    let end = End::of(&group.0);
     loop {
         if let Some(status) = group.0.try_wait()? {
             // What it left running in the background would write into a folder that is about to move
@@ -118,9 +121,34 @@ pub(super) fn run(command: &mut Command, ctx: &StepContext) -> anyhow::Result<Ex
             Some(since) if since.elapsed() > env::stop_grace() => group.signal(Signal::KILL),
             _ => {}
         }
-        // A part of its time so far: a short program is not held up, and a long one is rarely looked at.
-        let pause = start.elapsed() / 8;
-        std::thread::sleep(pause.clamp(Duration::from_micros(200), Duration::from_millis(20)));
+        end.wait(LOOK);
+    }
+}
+
+/// How long a program runs unseen: it may be asked to stop at any time.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Tells at once when a process ends, where the system can.
+struct End(Option<OwnedFd>);
+
+impl End {
+    #[cfg(target_os = "linux")]
+    fn of(child: &Child) -> Self {
+        use rustix::process::{PidfdFlags, pidfd_open};
+        // The child is not waited for yet, so its number is still its own.
+        Self(Pid::from_raw(child.id() as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn of(_: &Child) -> Self {
+        Self(None)
+    }
+
+    /// Until the process ends, or so long. A signal may cut it short.
+    fn wait(&self, longest: Duration) {
+        let Some(end) = &self.0 else { return std::thread::sleep(longest) };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: longest.subsec_nanos().into() };
+        let _ = poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&timeout));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which step runs when, and with what of the machine.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, process::Stdio, time::Duration};
 
 use evergraft::{
     cache::{Cache, LockOptions, Lookup},
@@ -10,7 +10,10 @@ use evergraft::{
 };
 use serde_json::Value;
 
-use crate::space::{Ran, Space};
+use crate::{
+    processes::{signal, wait_until},
+    space::{Ran, Space},
+};
 
 /// A command step that makes the file `x`.
 fn step(name: &str, settings: &str, run: &str) -> String {
@@ -199,4 +202,37 @@ fn the_end_says_what_was_slow_and_where_the_results_are() {
     assert!(lines[1].starts_with("slowest  ") && lines[1].matches(" s").count() == 3, "{lines:?}");
     let ran = run(&space, &["run"]);
     assert!(!ran.stderr.contains("slowest"), "{}", ran.stderr);
+}
+
+/// A result that takes a moment to save, with the moment in which that begins: its step makes `ran` last.
+fn slow_to_save() -> String {
+    step("big", "", "head -c 200000000 /dev/zero > x; touch \"$PLACE/ran\"")
+}
+
+#[test]
+fn a_failure_or_a_signal_leaves_what_is_being_saved_whole() {
+    let until_it_ran = "until test -e \"$PLACE/ran\"; do sleep 0.01; done";
+    let bad = step("bad", "", &format!("{until_it_ran}; test -e \"$PLACE/mended\""));
+    let next = step("next", "needs: [big],", "test -e \"$PLACE/mended\" || sleep 100");
+    for (other, code) in [(bad, 1), (next, 130)] {
+        let space = space(&[slow_to_save(), other]);
+        let place = tempfile::tempdir().unwrap();
+        let start = || {
+            let mut command = space.command(&["run", "-j", "2"]);
+            command.env("PLACE", place.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let child = start();
+        wait_until("the step has run", || place.path().join("ran").exists());
+        if code == 130 {
+            signal(child.id(), "INT");
+        }
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+        space.expect(0, &["cache", "verify"]);
+        std::fs::write(place.path().join("mended"), "").unwrap();
+        let again = Ran::from(start().wait_with_output().unwrap());
+        assert!(again.stderr.contains("1 run, 1 cached"), "{}", again.stderr);
+        assert_eq!(std::fs::read_dir(space.path().join("cache/steps-v1/tmp")).unwrap().count(), 0);
+    }
 }

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The remote cache against a real S3 server: moto, of PyPI, on this machine.
+# The remote cache against real servers on this machine: moto, of PyPI, for S3, and Azurite, of npm, for Azure.
 #
-#     scripts/check-remote.sh          # makes its own Python environment in .venv-moto
+#     scripts/check-remote.sh          # makes its own Python environment in .venv-moto; Azure needs npm
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${EVERGRAFT_MOTO_VENV:-$PWD/.venv-moto}
 work=$(mktemp -d)
-trap 'kill "${server:-}" "${proxy:-}" 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'kill "${server:-}" "${proxy:-}" "${azurite:-}" 2>/dev/null || true; rm -rf "$work"' EXIT
 
 if [ ! -x "$venv/bin/moto_server" ]; then
   python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet 'moto[server]==5.2.5' boto3
+  "$venv/bin/pip" install --quiet 'moto[server]==5.2.5' boto3 'azure-storage-blob==12.31.1'
 fi
 
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
@@ -26,7 +26,7 @@ s3() { "$python" scripts/s3.py "$@"; }
 s3 make-bucket
 
 echo "== the test: two machines, large files, a record is written once"
-EVERGRAFT_TEST_S3=s3://bucket/test cargo test --quiet --test it -- --ignored --nocapture a_real_s3_server
+EVERGRAFT_TEST_REMOTE=s3://bucket/test cargo test --quiet --test it -- --ignored --nocapture a_real_server
 
 evergraft=${EVERGRAFT:-target/debug/evergraft}
 [ -x "$evergraft" ] || cargo build --quiet
@@ -74,4 +74,22 @@ AWS_ENDPOINT_URL=http://127.0.0.1:$proxy_port run cut s3://bucket/x "2 run, 0 ca
 echo "== no such bucket, no server"
 run nobucket s3://nobody/x "2 run, 0 cached" "left alone from here on"
 AWS_ENDPOINT_URL=http://127.0.0.1:1 run noserver s3://bucket/x "2 run, 0 cached" "left alone from here on"
+
+if command -v npm >/dev/null && npm install --silent --no-save --ignore-scripts --prefix "$work/npm" azurite@3.35.0; then
+  echo "== Azure: the same test, one machine makes the results, another takes them, no such container"
+  # The port that the emulator has by convention, which is where object_store and its own clients look.
+  node "$work/npm/node_modules/azurite/dist/src/blob/main.js" --silent --skipApiVersionCheck --location "$work/azure" >"$work/azurite.log" 2>&1 &
+  azurite=$!
+  export AZURE_STORAGE_USE_EMULATOR=true
+  "$python" - <<'PYTHON'
+from azure.storage.blob import ContainerClient
+ContainerClient.from_connection_string("UseDevelopmentStorage=true", "bucket", retry_total=30).create_container()
+PYTHON
+  EVERGRAFT_TEST_REMOTE=az://bucket/test cargo test --quiet --test it -- --ignored --nocapture a_real_server
+  run azure-one az://bucket/x "2 run, 0 cached"
+  run azure-two az://bucket/x "0 run, 2 cached"
+  run azure-nobody az://nobody/x "2 run, 0 cached" "left alone from here on"
+else
+  echo "== Azure: skipped, npm cannot give an Azurite"
+fi
 echo "all as expected"

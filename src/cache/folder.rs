@@ -105,6 +105,11 @@ impl Cache {
         Self { remote, ..self }
     }
 
+    /// Whether results are shared at all.
+    pub fn has_remote(&self) -> bool {
+        self.remote.is_some()
+    }
+
     /// The cache of one run. Results that must not be kept lie in the run's folder.
     ///
     /// # Errors

@@ -155,7 +155,8 @@ pub fn run(
     std::thread::scope(|scope| {
         let (sender, messages) = mpsc::channel();
         let (to_share, committed) = mpsc::channel();
-        let sharer = scope.spawn(move || share(cache, &committed, cancel));
+        // Thousands of short steps would wake it for nothing.
+        let sharer = cache.has_remote().then(|| scope.spawn(move || share(cache, &committed, cancel)));
         let (looks, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..lookers(dispatcher.open.len()) {
@@ -175,7 +176,8 @@ pub fn run(
             }
             // A short wait keeps ctrl-C and timeouts prompt.
             if let Ok(message) = messages.recv_timeout(Duration::from_millis(100)) {
-                if let Message::Done(_, result) = &message
+                if sharer.is_some()
+                    && let Message::Done(_, result) = &message
                     && let Ok(Success { record, cached: false, .. }) = &**result
                 {
                     let _ = to_share.send(record.clone());
@@ -185,7 +187,7 @@ pub fn run(
             dispatcher.watch(cancel);
         }
         drop(to_share);
-        for (step, message) in sharer.join().unwrap_or_default() {
+        for (step, message) in sharer.and_then(|sharer| sharer.join().ok()).unwrap_or_default() {
             dispatcher.say(Event::StepWarned { step, message });
         }
     });

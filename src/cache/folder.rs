@@ -338,7 +338,11 @@ fn newest(folder: &Path) -> u64 {
 
 fn make_folders(root: &Path) -> std::io::Result<()> {
     for folder in ["records", "artifacts", "logs", SHOWN, "last", "sources", "locks", TMP] {
-        fs::create_dir_all(root.join(BUCKET).join(folder))?;
+        let folder = Path::new(BUCKET).join(folder);
+        fs::create_dir_all(root.join(&folder)).map_err(|error| {
+            // Callers name the cache, and go by the kind.
+            std::io::Error::new(error.kind(), format!("cannot make `{}`: {error}", folder.display()))
+        })?;
     }
     Ok(())
 }

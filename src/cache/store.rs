@@ -303,7 +303,7 @@ impl Cache {
     ) -> anyhow::Result<Vec<ArtifactFile>> {
         let place = self.own(folder::artifact(artifact));
         let parent = place.parent().expect("artifacts lie in folders");
-        fs::create_dir_all(parent)?;
+        fs::create_dir_all(parent).with_context(|| format!("cannot make `{}`", parent.display()))?;
         for _ in 0..10 {
             match list(&place) {
                 Ok(there) if content(&there) == *artifact => return Ok(there),

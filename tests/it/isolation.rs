@@ -105,7 +105,7 @@ fn commands_end_with_the_process_that_starts_them() {
     wait_until_a_log_says(&space, "begun");
     let [worker] = workers(&space)[..] else { panic!("commands share one process") };
     end(worker, "KILL");
-    let ran = Ran::from(child.wait_with_output().unwrap());
+    let ran = space.ran(&["run"], child.wait_with_output().unwrap());
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     wait_until("all processes are gone", || of_space(&space).is_empty());
 }
@@ -129,7 +129,8 @@ fn a_timeout_ends_a_command_that_ignores_the_signal() {
     let space = Space::new(&format!(
         "version: 1\nname: alone\nsteps:\n  a: {{ uses: command, timeout: 0.3, with: {{ run: \"{STUBBORN}\", outputs: [x] }} }}\n"
     ));
-    let ran = Ran::from(space.command(&["run"]).env("EVERGRAFT_STOP_GRACE", "0.2").output().unwrap());
+    let ran =
+        space.ran(&["run"], space.command(&["run"]).env("EVERGRAFT_STOP_GRACE", "0.2").output().unwrap());
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("it took longer than its timeout of 0.3 s\nbegun"), "{}", ran.stderr);
     wait_until("all processes are gone", || of_space(&space).is_empty());
@@ -160,7 +161,7 @@ fn the_hidden_verb_is_for_the_runner_alone() {
     let mut child =
         command.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"hello\n").unwrap();
-    let ran = Ran::from(child.wait_with_output().unwrap());
+    let ran = space.ran(&["__step-worker"], child.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
     assert!(ran.stderr.contains("this verb takes orders of `evergraft run` only"), "{}", ran.stderr);
     assert!(!space.expect(0, &["--help"]).stdout.contains("step-worker"));

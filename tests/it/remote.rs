@@ -232,7 +232,7 @@ fn a_remote_that_does_not_answer_is_one_warning() {
     let run = |args: &[&str]| {
         let mut command = space.command(args);
         let keys = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "planted-secret")];
-        Ran::from(command.envs(keys).env("AWS_ENDPOINT_URL", "http://127.0.0.1:1").output().unwrap())
+        space.ran(args, command.envs(keys).env("AWS_ENDPOINT_URL", "http://127.0.0.1:1").output().unwrap())
     };
     let ran = run(&["run", "--remote", "s3://bucket/folder"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);

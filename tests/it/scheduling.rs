@@ -38,7 +38,7 @@ fn meet(n: usize) -> String {
 
 fn run(space: &Space, args: &[&str]) -> Ran {
     let place = tempfile::tempdir().unwrap();
-    Ran::from(space.command(args).env("PLACE", place.path()).output().unwrap())
+    space.ran(args, space.command(args).env("PLACE", place.path()).output().unwrap())
 }
 
 fn events(ran: &Ran, kind: &str) -> Vec<Value> {

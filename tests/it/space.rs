@@ -64,7 +64,12 @@ impl Space {
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        let ran = Ran::from(self.command(args).output().unwrap());
+        self.ran(args, self.command(args).output().unwrap())
+    }
+
+    /// What a run with these words said, compared with what it said when the snapshot was made.
+    pub(crate) fn ran(&self, args: &[&str], output: Output) -> Ran {
+        let ran = Ran::from(output);
         messages::must_be_known(self.path(), args, &ran);
         ran
     }

@@ -5,7 +5,11 @@ use std::fs;
 use evergraft::model::{BaseFolder, Tokenizer};
 use serde_json::{Value, json};
 
-use crate::{messages::known, parity::fixture, space::Space};
+use crate::{
+    messages::known,
+    parity::fixture,
+    space::{Space, files_below},
+};
 
 /// Runs steps that fail or warn, one recipe after the other.
 fn fail(space: &Space, steps: &[String]) {
@@ -83,6 +87,9 @@ fn bases_and_what_is_made_of_them() {
     steps.push(base(&format!("source: {llama}, tokenizer: words.json")));
     steps.push(base(&format!("source: {llama}, tokenizer: a.txt")));
     steps.push(base(&format!("source: {llama}, init: {{ config: {{}}, tokenizer: {{}} }}")));
+    steps.push(base(&format!("source: {llama}, init: {{ config: {{ model_type: llama }} }}")));
+    steps.push(base("source: \"https://example.org/model.gguf\""));
+    steps.push(base(&format!("source: {old}, tokenizer: \"https://example.org/tokenizer.json\"")));
     steps.push(base("{}").replace("{ {} }", "{}"));
     let text = "  text: { uses: dataset, with: { source: a.txt, format: text } }\n";
     for (vocab, config) in
@@ -281,7 +288,48 @@ fn commands() {
             "  it: {{ uses: command, resources: {{ {resources} }}, with: {{ run: \"touch a\", outputs: [a] }} }}\n"
         ));
     }
+    steps.push(
+        "  a: { uses: command, with: { run: \"touch o\", outputs: [o] } }\n  b: { uses: command, with: { run: \"touch o\", \
+         outputs: [o], steps: { \"a-b\": \"${{ steps.a }}\" } } }\n"
+            .to_owned(),
+    );
     fail(&space, &steps);
+}
+
+/// A file where a folder should be, or a folder where a file should be.
+#[test]
+fn places_that_are_taken() {
+    let recipe =
+        "version: 1\nname: taken\nsteps: { a: { uses: command, with: { run: 'touch o', outputs: [o] } } }\n";
+    for taken in [
+        "outputs",
+        "outputs/taken",
+        "cache",
+        "cache/steps-v1/artifacts",
+        "cache/steps-v1/locks",
+        "cache/steps-v1/logs",
+        "cache/steps-v1/records",
+        "cache/steps-v1/tmp",
+    ] {
+        let space = Space::new(recipe);
+        if taken.starts_with("cache/") {
+            space.expect(0, &["run"]);
+            fs::remove_dir_all(space.path().join(taken)).unwrap();
+        }
+        space.write(taken, "");
+        assert_ne!(space.run(&["run", "--force"]).code, 0, "{taken}");
+    }
+    let space = Space::new(recipe);
+    space.expect(0, &["run"]);
+    let locks = space.path().join("cache/steps-v1/locks");
+    for lock in files_below(&locks) {
+        fs::remove_file(&lock).unwrap();
+        fs::create_dir(&lock).unwrap();
+        assert_ne!(space.run(&["run", "--force"]).code, 0, "{}", lock.display());
+        fs::remove_dir(&lock).unwrap();
+    }
+    fs::create_dir(space.path().join("there")).unwrap();
+    space.expect(2, &["init", "there"]);
 }
 
 #[test]
@@ -322,11 +370,38 @@ fn recipes() {
         "version: 1\nsteps: { a: { uses: command, with: { run: r, $step: b } } }\n",
         "version: 1\nsteps: { a: { extends: b, uses: base }, b: { extends: a, uses: base } }\n",
         "version: 1\nsteps: { a: { extends: nobody, uses: base } }\n",
+        "version: 1\n? [a]\n: b\nsteps: { a: { uses: base } }\n",
+        "version: 1\nsteps: { a: &a { uses: *a } }\n",
+        "version: 1\nsteps: { a: { uses: command, matrix: { n: [1, '1'] }, with: { run: r, outputs: [o] } } }\n",
     ] {
         space.write("recipe.yaml", text);
         let ran = space.run(&["check"]);
         assert_eq!(ran.code, 2, "{text}\n{}", ran.stdout);
     }
+    let long = format!("'${{{{ 1{} }}}}'", " + 1".repeat(5000));
+    let deep = format!("'${{{{ {}{} }}}}'", "[".repeat(90), "]".repeat(90));
+    let grown = format!("{}[]{}", "[".repeat(60), "]".repeat(60));
+    for run in [long, deep, format!("'${{{{ [{grown}] }}}}'")] {
+        space.write(
+            "recipe.yaml",
+            format!(
+                "version: 1\nsteps: {{ a: {{ uses: command, with: {{ run: {run}, outputs: [o] }} }} }}\n"
+            ),
+        );
+        assert_eq!(space.run(&["check"]).code, 2);
+    }
+    let two = "version: 1\nsteps: { a: { uses: command, with: { run: r, outputs: [o] } }, b: { uses: command, with: { run: r, outputs: [o] } } }\n";
+    space.write("recipe.yaml", two);
+    space.expect(4, &["plan", "--only", "a", "--from", "b"]);
+    for no_path in ["", ".", "/"] {
+        assert_eq!(space.run(&["check", no_path]).code, 2, "{no_path}");
+    }
+    let values = (0..400).map(|value| value.to_string()).collect::<Vec<_>>().join(", ");
+    space.write(
+        "recipe.yaml",
+        format!("version: 1\nsteps: {{ a: {{ uses: command, matrix: {{ m: [{values}], n: [{values}] }}, with: {{ run: r, outputs: [o] }} }} }}\n"),
+    );
+    assert_eq!(space.run(&["check"]).code, 2);
     for set in ["", "params", "params..a=1", "params.a=[", "=1", "steps.nobody.with.run=1"] {
         space.write(
             "recipe.yaml",

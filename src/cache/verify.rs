@@ -65,6 +65,9 @@ impl Cache {
             match list(&place) {
                 Ok(files) if content(&files) == record.artifact => {}
                 Ok(_) => report(place, format!("the artifact of `{}` was changed", record.node)),
+                Err(_) if fs::symlink_metadata(&place).is_err() => {
+                    report(place, format!("the artifact of `{}` is gone", record.node))
+                }
                 Err(error) => {
                     report(place, format!("the artifact of `{}` is damaged: {error:#}", record.node))
                 }

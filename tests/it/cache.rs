@@ -313,3 +313,42 @@ fn results_may_be_read_by_whom_the_umask_lets() {
         assert_eq!(mode(&space.path().join("cache/steps-v1/records")), folder);
     }
 }
+
+#[test]
+fn whatever_is_wrong_with_a_cache_is_told() {
+    let step = |name: &str| {
+        format!("  {name}: {{ uses: command, with: {{ run: 'echo {name} > o', outputs: [o] }} }}\n")
+    };
+    let names = ["cut", "other", "changed", "gone", "more"];
+    let space = Space::new(&format!("version: 1\nname: x\nsteps:\n{}", names.map(step).concat()));
+    space.expect(0, &["run"]);
+    let bucket = space.path().join("cache/steps-v1");
+    let artifact = |name: &str| space.path().join(format!("outputs/x/latest/steps/{name}/artifact"));
+    let (cut, other) = (record(&space, "cut"), record(&space, "other"));
+    fs::write(&cut, &fs::read(&cut).unwrap()[..100]).unwrap();
+    fs::copy(record(&space, "gone"), other).unwrap();
+    let folder = |name: &str| fs::canonicalize(artifact(name)).unwrap();
+    let o = folder("changed").join("o");
+    fs::remove_file(&o).unwrap();
+    fs::write(&o, "CHANGED").unwrap();
+    fs::write(folder("more").join("p"), "").unwrap();
+    fs::remove_dir_all(folder("gone")).unwrap();
+    space.expect(6, &["cache", "verify"]);
+    space.expect(5, &["plan", "--check"]);
+    space.expect(0, &["cache", "verify", "--repair"]);
+    space.expect(0, &["cache", "verify"]);
+    // What nothing names.
+    fs::create_dir(bucket.join("tmp/0123456789ab-killed")).unwrap();
+    let told = space.expect(0, &["cache", "prune", "--unreachable", "--dry-run"]).stdout;
+    for why in [
+        "left by a killed run",
+        "set aside by `verify --repair`",
+        "files without a record",
+        "a log without a record",
+    ] {
+        assert!(told.contains(why), "{told}");
+    }
+    space.expect(0, &["cache", "prune", "--unreachable"]);
+    assert_eq!(fs::read_dir(bucket.join("tmp")).unwrap().count(), 0);
+    assert_eq!(space.counts(&[]), (5, 0));
+}

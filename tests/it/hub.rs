@@ -334,18 +334,20 @@ fn a_server_that_asks_to_wait_is_obeyed_within_limits() {
 
 #[test]
 fn refusals_are_final_and_explained() {
-    for (status, code, expected) in [
-        (401, "", "private or gated"),
-        (403, "GatedRepo", "must let you in"),
-        (404, "EntryNotFound", "is the path right"),
-        (410, "", "refuses"),
+    for (status, code, token, expected) in [
+        (401, "", None, "private or gated"),
+        (401, "", Some(TOKEN), "may your token read it"),
+        (403, "GatedRepo", None, "must let you in"),
+        (404, "RevisionNotFound", None, "is the revision right"),
+        (404, "EntryNotFound", None, "is the path right"),
+        (410, "", None, "refuses"),
     ] {
         let (hub, place) = (Hub::start(), Place::new());
         one_file(&hub, b"weights");
         hub.twist(move |request, _| {
             is_weights(request).then(|| Reply::new(status, "").with("X-Error-Code", code))
         });
-        let settings = place.settings(&hub);
+        let settings = Settings { token: token.and_then(Token::new), ..place.settings(&hub) };
         let work = |work: &Work| hub::fetch_model(&settings, &address("hf://org/m"), ModelPart::Whole, work);
         let error = place.work(work).unwrap_err();
         let hint = evergraft::error::hint_of(&error).unwrap_or_default();
@@ -451,6 +453,11 @@ fn redirects_end() {
         let before = hub.requests().len();
         let error = place.model(&place.settings(&hub), "hf://org/m").unwrap_err();
         assert!(hub.requests().len() - before < 16, "{target}: {error}");
+    }
+    let long = format!("/{}", "a".repeat(20_000));
+    for reply in [Reply::new(302, ""), Reply::redirect(&long)] {
+        hub.twist(move |request, _| is_weights(request).then(|| reply.clone()));
+        place.model(&place.settings(&hub), "hf://org/m").unwrap_err();
     }
 }
 

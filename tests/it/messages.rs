@@ -65,7 +65,8 @@ pub(crate) fn must_be_known(space: &Path, args: &[&str], ran: &Ran) {
         return;
     }
     // What `cache verify` is asked for is what is wrong.
-    let answer = if args.starts_with(&["cache", "verify"]) { ran.stdout.as_str() } else { "" };
+    let asked = ran.code != 0 && args.starts_with(&["cache", "verify"]);
+    let answer = if asked { ran.stdout.as_str() } else { "" };
     // Steps at the same time tell in any order.
     let mut told: Vec<String> = Vec::new();
     for line in answer.lines().chain(ran.stderr.lines()).filter(|line| !PROGRESS.is_match(line)) {

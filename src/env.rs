@@ -34,6 +34,10 @@ pub const MALLOC_MMAP_THRESHOLD: &str = "MALLOC_MMAP_THRESHOLD_";
 /// has some.
 pub const CUDA_VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
 
+/// Whether Python keeps what it compiles beside what it imports; set to `1` for `command` steps, where it is
+/// not set.
+pub const PYTHONDONTWRITEBYTECODE: &str = "PYTHONDONTWRITEBYTECODE";
+
 /// Where the hub is [default: <https://huggingface.co>].
 pub const HF_ENDPOINT: &str = "HF_ENDPOINT";
 /// Folder of the hub's files; wins over `HF_HOME`.

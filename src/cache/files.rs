@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, Permissions},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
     time::UNIX_EPOCH,
 };
@@ -105,7 +105,11 @@ pub(super) fn protect(out: &Path) -> anyhow::Result<()> {
         if entry.file_type().is_symlink() || !(entry.file_type().is_file() || entry.file_type().is_dir()) {
             bail!("the step left `{name}`, which is neither a file nor a folder");
         }
-        let executable = entry.metadata()?.permissions().mode() & 0o111 != 0;
+        let about = entry.metadata()?;
+        if about.is_file() && about.nlink() > 1 {
+            own_copy(entry.path())?;
+        }
+        let executable = about.permissions().mode() & 0o111 != 0;
         let mode = match (entry.file_type().is_dir(), executable) {
             (true, _) => folder_mode,
             (false, true) => folder_mode & 0o555,
@@ -116,9 +120,33 @@ pub(super) fn protect(out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Puts a copy in the place of a file that has other names too: those are not the step's to protect, and
+/// whoever writes through one of them would change the result.
+fn own_copy(path: &Path) -> anyhow::Result<()> {
+    let folder = path.parent().expect("a file lies in a folder");
+    let copy = tempfile::NamedTempFile::new_in(folder)?;
+    fs::copy(path, copy.path())?;
+    copy.persist(path)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_with_another_name_outside_becomes_a_copy() {
+        let (out, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (source, linked) = (outside.path().join("source"), out.path().join("linked"));
+        fs::write(&source, "before").unwrap();
+        fs::hard_link(&source, &linked).unwrap();
+        protect(out.path()).unwrap();
+        assert_eq!(list(out.path()).unwrap().len(), 1);
+        assert_ne!(fs::metadata(&source).unwrap().mode() & 0o200, 0, "it is still its owner's to write");
+        fs::write(&source, "after").unwrap();
+        assert_eq!(fs::read_to_string(&linked).unwrap(), "before");
+        assert_eq!(fs::metadata(&linked).unwrap().mode() & 0o222, 0);
+    }
 
     #[test]
     fn an_empty_folder_is_part_of_an_artifact() {

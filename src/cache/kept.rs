@@ -50,10 +50,17 @@ impl Cache {
     /// All kept runs.
     ///
     /// # Errors
-    /// When a list is damaged: it is not known what it kept then.
+    /// When a list is damaged or may not be read: it is not known what it kept then.
     pub fn kept(&self) -> anyhow::Result<Vec<KeptRun>> {
         let mut kept = Vec::new();
-        for entry in fs::read_dir(self.own(KEPT)).into_iter().flatten().flatten() {
+        let folder = self.own(KEPT);
+        let cannot = || format!("cannot tell which runs are kept: cannot read `{}`", folder.display());
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(kept),
+            entries => entries.with_context(cannot)?,
+        };
+        for entry in entries {
+            let entry = entry.with_context(cannot)?;
             let path = entry.path();
             if entry.file_name().to_string_lossy().starts_with('.') {
                 continue;

@@ -126,6 +126,11 @@ impl Pruning<'_> {
                     let hint = "`evergraft cache verify --repair` sets it aside; the run that needs it makes it anew";
                     return Err(hinted(message, hint).context(format!("`{}`", path.display())));
                 }
+                // It may be whole for others: neither it nor an artifact may be called unreachable.
+                Err(error) if error.is::<std::io::Error>() => {
+                    let what = format!("cannot read `{}`, so nothing is removed", path.display());
+                    return Err(error.context(what));
+                }
                 Err(_) => {
                     lost.insert(path);
                 }

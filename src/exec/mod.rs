@@ -3,6 +3,7 @@
 
 mod explain;
 mod keys;
+mod leftover;
 mod outputs;
 mod past;
 mod pins;

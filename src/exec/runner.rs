@@ -32,7 +32,7 @@ use crate::{
     cancel::{Cancel, Cancelled},
     digest::Digest,
     env,
-    error::{Error, hinted, panic_text},
+    error::{Error, excerpt_of, hinted, panic_text},
     key::StepKey,
     plan::{Plan, StepNode},
     progress::{Observer, Progress},
@@ -45,6 +45,12 @@ pub(super) const TIMED_OUT: i32 = 14;
 const BACKOFF: Duration = Duration::from_secs(1);
 /// Lines of a failed step's log that are shown.
 const LOG_TAIL: usize = 12;
+/// Characters of a line of the log that are shown.
+const MOST_TOLD: usize = 1000;
+/// Bytes of a line of the log that are read at once.
+const LONGEST_LINE: u64 = 64 << 10;
+/// Warnings of a step that are kept.
+const MOST_WARNINGS: usize = 50;
 /// Bytes of a failed step's log that are kept.
 const LONGEST_LOG: u64 = 64 << 20;
 /// Between two looks at a step's token.
@@ -406,17 +412,48 @@ fn read_log(path: &Path) -> std::io::Result<Vec<u8>> {
 /// The lines that a step wants the user to see.
 fn warnings(log: &Path) -> Vec<String> {
     let Ok(file) = File::open(log) else { return Vec::new() };
-    BufReader::new(file)
-        .lines()
-        .map_while(Result::ok)
-        .filter_map(|line| line.strip_prefix("warning: ").map(str::to_owned))
-        .take(50)
-        .collect()
+    let (mut file, mut warnings) = (BufReader::new(file), Vec::new());
+    while warnings.len() < MOST_WARNINGS {
+        let mut line = Vec::new();
+        match file.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
+            Ok(read) if read > 0 => {}
+            _ => break,
+        }
+        // What has no end in reach is passed over, however long it is.
+        if line.last() != Some(&b'\n') && file.skip_until(b'\n').is_err() {
+            break;
+        }
+        let line = String::from_utf8_lossy(&line);
+        warnings.extend(line.trim_end().strip_prefix("warning: ").map(|told| excerpt_of(MOST_TOLD, told)));
+    }
+    warnings
 }
 
 /// The end of a log, for the message of a failure.
 pub(super) fn tail(log: &[u8]) -> String {
     let text = String::from_utf8_lossy(log);
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    let last = lines[lines.len().saturating_sub(LOG_TAIL)..].iter();
+    last.map(|line| excerpt_of(MOST_TOLD, line)).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_found_among_long_and_strange_lines() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let long = "x".repeat(3 * LONGEST_LINE as usize);
+        let mut text = b"\xff no text\nwarning: first\r\n".to_vec();
+        text.extend(format!("{long}\nwarning: {long}\nwarning: last").bytes());
+        std::fs::write(log.path(), &text).unwrap();
+        let found = warnings(log.path());
+        assert_eq!((found[0].as_str(), found[2].as_str(), found.len()), ("first", "last", 3));
+        assert!(found[1].starts_with("xxx") && found[1].chars().count() <= MOST_TOLD + 1);
+        text.truncate(text.len() - 4);
+        assert!(tail(&text).lines().all(|line| line.chars().count() <= MOST_TOLD + 1));
+        std::fs::write(log.path(), "warning: again\n".repeat(99)).unwrap();
+        assert_eq!(warnings(log.path()).len(), MOST_WARNINGS);
+    }
 }

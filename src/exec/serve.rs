@@ -14,7 +14,7 @@ use anyhow::{Context as _, anyhow};
 use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
 
 use super::{
-    Place, place,
+    Place, leftover, place,
     protocol::{Envelope, Order, Outcome, Reply, Request},
     tuning::give_back_memory,
 };
@@ -143,7 +143,10 @@ impl Worker {
             capture(&order.log).context("cannot write the log")?;
         }
         let progress = Distant { worker: self, id: order.id, said: Mutex::new(None) };
-        let _lock = hold(&order.lock, cancel, &|message| progress.note(message))?;
+        let lock = hold(&order.lock, cancel, &|message| progress.note(message))?;
+        if leftover::end(&lock) {
+            progress.warn("a killed run had left its program running, which was ended");
+        }
         check_device(&order)?;
         let log = File::options().create(true).append(true).open(&order.log);
         let log = Mutex::new(log.context("cannot make the log")?);
@@ -162,7 +165,10 @@ impl Worker {
             progress: &progress,
             cancel,
             log: &log,
-            on_program: &|group| self.reply(order.id, Reply::Program(group)),
+            on_program: &|group| {
+                self.reply(order.id, Reply::Program(group));
+                leftover::note(&lock, group);
+            },
             source_digest: &|path| {
                 let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
                 self.reply(order.id, Reply::AskDigest(path.to_owned()));

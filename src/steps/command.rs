@@ -16,7 +16,12 @@ use crate::{env, error::hinted, params::CommandParams};
 pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<()> {
     let log = ctx.log.lock().ok().and_then(|file| file.try_clone().ok()).context("cannot share the log")?;
     let mut command = Command::new("sh");
-    command.arg("-e").arg("-c").arg(&params.run).current_dir(ctx.out).envs(&params.env);
+    command.arg("-e").arg("-c").arg(&params.run).current_dir(ctx.out);
+    // An import from another step's result would add to it, and so damage it.
+    if std::env::var_os(env::PYTHONDONTWRITEBYTECODE).is_none() {
+        command.env(env::PYTHONDONTWRITEBYTECODE, "1");
+    }
+    command.envs(&params.env);
     let mut all = String::new();
     for (index, input) in params.inputs.iter().enumerate() {
         command.env(format!("INPUT_{}", index + 1), &input.0);
@@ -40,15 +45,16 @@ pub(crate) fn run(params: &CommandParams, ctx: &StepContext) -> anyhow::Result<(
     if !status.success() {
         bail!("the command ended with {status}");
     }
+    remove_undeclared(ctx.out, Path::new(""), &params.outputs)?;
+    // Only now: a folder on the way may have been a link, which is no part of a result.
     for output in &params.outputs {
         if !ctx.out.join(output).exists() {
             return Err(hinted(
                 format!("the command did not make its output `{output}`"),
-                "write it below the folder that the command starts in, or take it out of `outputs`",
+                "write it below the folder that the command starts in, not behind a link, or take it out of `outputs`",
             ));
         }
     }
-    remove_undeclared(ctx.out, Path::new(""), &params.outputs)?;
     secrets.must_not_be_in(ctx.out)
 }
 

@@ -237,6 +237,28 @@ fn a_kept_run_outlives_every_pruning() {
 }
 
 #[test]
+fn nothing_is_pruned_where_nobody_can_tell_what_is_kept() {
+    let space = Space::new(TWO);
+    space.counts(&[]);
+    space.write("cache/steps-v1/kept", "no folder");
+    let ran = space.expect(1, &["cache", "prune", "--max-size", "0", "--unreachable"]);
+    assert!(ran.stderr.contains("cannot tell which runs are kept"), "{}", ran.stderr);
+    space.expect(0, &["plan", "--check"]);
+}
+
+/// Python writes what it compiled beside what it imports, and that would be a change of the result.
+#[test]
+fn an_import_out_of_a_result_does_not_damage_it() {
+    let space = Space::new(
+        "version: 1\nname: py\nsteps:\n  a: { uses: command, with: { run: 'mkdir mod; echo x = 1 > mod/foo.py', outputs: [mod] } }\n  b: { uses: command, with: { run: 'echo \"$PYTHONDONTWRITEBYTECODE\" > o; PYTHONPATH=$STEP_A/mod python3 -c \"import foo\"', steps: { a: '${{ steps.a }}' }, outputs: [o] } }\n",
+    );
+    space.expect(0, &["run"]);
+    assert_eq!(space.read("outputs/py/latest/steps/b/artifact/o"), "1\n");
+    space.expect(0, &["plan", "--check"]);
+    space.expect(0, &["cache", "verify"]);
+}
+
+#[test]
 fn what_a_kept_run_lacks_is_told() {
     let space = Space::new(TWO);
     space.counts(&[]);

@@ -1,6 +1,10 @@
 //! A step's process and the runner's: each may end in any way, and the other deals with it.
 
-use std::{path::Path, process::Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use crate::{
     processes::{end, insist, kill, of_space, signal, wait_until, wait_until_a_log_says, workers},
@@ -108,6 +112,50 @@ fn commands_end_with_the_process_that_starts_them() {
     let ran = space.ran(&["run"], child.wait_with_output().unwrap());
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     wait_until("all processes are gone", || of_space(&space).is_empty());
+}
+
+/// As `killall -9` does: nobody is left to end what they started but the next run.
+#[test]
+fn the_next_run_ends_what_runner_and_worker_left_when_both_were_killed() {
+    let space = Space::new(
+        "version: 1\nname: alone\nsteps:\n  a: { uses: command, with: { run: 'echo begun; if [ -z \"$GO\" ]; then sleep 1000; fi; touch x', outputs: [x] } }\n",
+    );
+    let mut runner = space.command(&["run"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    wait_until_a_log_says(&space, "begun");
+    let [worker] = workers(&space)[..] else { panic!("commands share one process") };
+    let both = [runner.id().to_string(), worker.to_string()];
+    assert!(Command::new("kill").arg("-STOP").args(&both).status().unwrap().success());
+    assert!(Command::new("kill").arg("-KILL").args(&both).status().unwrap().success());
+    runner.wait().unwrap();
+    wait_until("the shell and its child are alone", || of_space(&space).len() == 2);
+    let ran = space.ran(&["run"], space.command(&["run"]).env("GO", "1").output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("a killed run had left its program running"), "{}", ran.stderr);
+    wait_until("all processes are gone", || of_space(&space).is_empty());
+}
+
+#[test]
+fn a_hangup_that_nohup_ignores_stops_nothing() {
+    let space = Space::new(
+        "version: 1\nname: alone\nsteps:\n  a: { uses: command, with: { run: 'echo begun; while ! test -e \"$GO\"; do sleep 0.05; done; touch x', outputs: [x] } }\n",
+    );
+    let go = space.path().join("go");
+    for (trap, code) in [("''", 0), ("-", 129)] {
+        let run = space.command(&["run", "--force"]);
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("trap {trap} HUP; exec \"$0\" run --force")).arg(run.get_program());
+        shell.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("GO", &go);
+        let mut child = shell.current_dir(space.path()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until_a_log_says(&space, "begun");
+        signal(child.id(), "HUP");
+        if code == 0 {
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(child.try_wait().unwrap().is_none(), "it goes on");
+            std::fs::write(&go, "").unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        let _ = std::fs::remove_file(&go);
+    }
 }
 
 #[test]

@@ -264,6 +264,7 @@ fn commands() {
         "run: \"true\", outputs: [a.txt]",
         "run: \"ln -s /etc a.txt\", outputs: [a.txt]",
         "run: \"mkfifo a\", outputs: [a]",
+        "run: \"mkdir b; touch b/o; ln -s b a\", outputs: [a/o]",
         "run: \"touch a\", outputs: [../a]",
         "run: \"touch a\", outputs: [/a]",
         "run: \"touch a\", outputs: []",
